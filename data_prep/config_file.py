@@ -1,0 +1,117 @@
+"""YAML files and `--section.key value` overrides read into a typed config, all faults reported at once."""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from data_prep.errors import ConfigError
+
+Model = TypeVar("Model", bound="Section")
+
+
+class Section(BaseModel):
+    """A part of a config: unknown keys are errors, and nothing changes after it was read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+def load_config(model: type[Model], path: Path, overrides: Sequence[str] = ()) -> Model:
+    """Read `path`, apply the overrides, validate.
+
+    Overrides are `--section.key value` or `--section.key=value`, values written as in YAML.
+    Raises ConfigError listing every fault, each with its key and, for a misspelt key, the nearest one.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot read the config: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if values is None:
+        values = {}
+    if not isinstance(values, dict):
+        found = type(values).__name__
+        raise ConfigError(f"{path}: expected keys and values at the top level, found a {found}")
+    for key, value in parse_overrides(overrides):
+        _set(values, key, value)
+    return validate(model, values, str(path))
+
+
+def validate(model: type[Model], values: dict[str, Any], origin: str) -> Model:
+    """Check plain values against the config type; ConfigError lists every fault."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        faults = [_describe(model, dict(fault)) for fault in error.errors()]
+        raise ConfigError("\n".join(f"{origin}: {fault}" for fault in faults)) from error
+
+
+def parse_overrides(arguments: Sequence[str]) -> list[tuple[str, Any]]:
+    """`--a.b 1 --c=x` as [("a.b", 1), ("c", "x")]."""
+    pairs = []
+    remaining = list(arguments)
+    while remaining:
+        flag = remaining.pop(0)
+        if not flag.startswith("--"):
+            raise ConfigError(f"unexpected argument {flag!r}: expected --section.key value")
+        key, equals, text = flag[2:].partition("=")
+        if not equals:
+            if not remaining:
+                raise ConfigError(f"{flag}: expected a value after it")
+            text = remaining.pop(0)
+        try:
+            pairs.append((key, yaml.safe_load(text)))
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{flag}: the value {text!r} is not valid YAML") from error
+    return pairs
+
+
+def _set(values: dict[str, Any], dotted: str, value: Any) -> None:
+    *parents, last = dotted.split(".")
+    for name in parents:
+        below = values.get(name)
+        if not isinstance(below, dict):
+            below = values[name] = {}
+        values = below
+    values[last] = value
+
+
+def _describe(model: type[BaseModel], fault: dict[str, Any]) -> str:
+    place = ".".join(str(part) for part in fault["loc"]) or "config"
+    if fault["type"] == "extra_forbidden":
+        known = _fields_at(model, fault["loc"][:-1])
+        near = difflib.get_close_matches(str(fault["loc"][-1]), known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(sorted(known))}"
+        return f"{place}: unknown key; {hint}"
+    if fault["type"] == "missing":
+        return f"{place}: missing; a value is required"
+    message = fault["msg"].removeprefix("Value error, ")
+    return f"{place}: {message} (found {fault['input']!r})"
+
+
+def _fields_at(model: type[BaseModel], location: Sequence[Any]) -> list[str]:
+    """Names of the fields of the section that `location` leads to."""
+    sections: list[type[BaseModel]] = [model]
+    for part in location:
+        below: list[type[BaseModel]] = []
+        for section in sections:
+            field = section.model_fields.get(str(part))
+            below += _models_in(field.annotation) if field else []
+        # A part that names no field is a key of a dict, an index, or a union's tag: stay here.
+        sections = below or sections
+    return sorted({name for section in sections for name in section.model_fields})
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models_in(part)]
+
+
+def to_yaml(config: BaseModel) -> str:
+    """The whole config, every default written out."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,122 @@
+"""The document record that every stage reads and writes, as JSON lines compressed with Zstandard.
+
+`{"id", "text", "source", "metadata"}`, one per line: the record that datatrove and Dolma share.
+Metadata keys are always all present; see `empty_metadata` and docs/formats.md.
+"""
+
+import gzip
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, TypedDict
+
+import orjson
+import zstandard
+
+from data_prep.errors import DataError
+
+# A citation has no licence of its own: NLM distributes it under its terms and conditions.
+NLM_TERMS = "nlm-terms"
+
+
+class Document(TypedDict):
+    """One text with its origin; `id` is stable and global (pmid:…, pmcid:…, s2orc:…, text:…)."""
+
+    id: str
+    text: str
+    source: str
+    metadata: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Reject:
+    """A broken record inside a good file: skipped, counted and logged with its reason."""
+
+    place: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Deletion:
+    """A DeleteCitation entry: this PMID, in this version or an older one, is withdrawn."""
+
+    pmid: int
+    version: int
+
+
+def empty_metadata() -> dict[str, Any]:
+    """All metadata keys with nothing known."""
+    return {
+        "pmid": None,
+        "version": None,
+        "pmcid": None,
+        "doi": None,
+        "journal": None,
+        "year": None,
+        "language": None,
+        "publication_types": [],
+        "licence": None,
+        "retracted": False,
+        "sections": [],
+    }
+
+
+def article_key(document: Document) -> str:
+    """The key an article keeps in every form it is published in: PMID, else DOI, else PMCID, else id."""
+    metadata = document["metadata"]
+    for name in ("pmid", "doi", "pmcid"):
+        if metadata.get(name):
+            return f"{name}:{metadata[name]}"
+    return document["id"]
+
+
+def _open_lines(path: Path) -> BinaryIO:
+    name = path.name
+    if name.endswith(".zst"):
+        stream = zstandard.ZstdDecompressor().stream_reader(path.open("rb"), closefd=True)
+        return io.BufferedReader(stream, 1 << 20)  # type: ignore[arg-type]
+    if name.endswith(".gz"):
+        return gzip.open(path, "rb")  # type: ignore[return-value]
+    return path.open("rb")
+
+
+def read_json_lines(path: Path) -> Iterator[Any]:
+    """Every line of a .jsonl, .jsonl.gz or .jsonl.zst file.
+
+    Raises DataError with file and line where a line is not JSON or the compressed stream is cut.
+    """
+    number = 0
+    try:
+        with _open_lines(path) as lines:
+            for number, line in enumerate(lines, start=1):  # noqa: B007 - the error names it
+                if line.strip():
+                    yield orjson.loads(line)
+    except (orjson.JSONDecodeError, zstandard.ZstdError, EOFError, OSError) as error:
+        raise DataError(
+            f"{path}: line {number}: not readable as JSON lines ({error}); "
+            "rebuild the file or remove it"
+        ) from error
+
+
+def read_documents(path: Path) -> Iterator[Document]:
+    """The documents of a file written by DocumentWriter."""
+    return read_json_lines(path)
+
+
+class DocumentWriter:
+    """Writes records as JSON lines with Zstandard; equal records give equal bytes."""
+
+    def __init__(self, path: Path):
+        self._file = path.open("wb")
+        # Level 3 is Zstandard's own default; one thread, because threads change the bytes.
+        self._stream = zstandard.ZstdCompressor(level=3).stream_writer(self._file, closefd=True)
+
+    def write(self, record: Any) -> None:
+        self._stream.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
+
+    def __enter__(self) -> "DocumentWriter":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stream.close()

@@ -1,0 +1,230 @@
+"""Units of work: what a stage does, remembered by content, run by datatrove.
+
+A unit's output is a folder that appears under its name only when whole, with a `unit.json` that says which
+inputs, settings and code version made it. A unit counts as done only if that record matches and its
+files are there; logs and markers count for nothing. datatrove's local executor schedules the units, and
+its own completion marks are not used: a unit that fails is recorded, the others go on.
+"""
+
+import hashlib
+import os
+import shutil
+import traceback
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from data_prep.errors import DataError, ProjectError
+from data_prep.files import (
+    canonical_json,
+    folder_atomically,
+    read_json,
+    remove_partials,
+    sha256_file,
+    write_json,
+)
+from data_prep.progress import follow
+
+RECORD = "unit.json"
+FAILURES = "failed"
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One piece of a stage's work; `inputs` (name: content hash) decides whether it is done already."""
+
+    name: str
+    inputs: dict[str, str]
+    bytes: int  # size of the input, for progress
+    payload: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class UnitResult:
+    """A finished unit on disk."""
+
+    name: str
+    folder: Path
+    record: dict[str, Any]
+
+    @cached_property
+    def hash(self) -> str:
+        """Hash of everything that made the output, and of the output: the next stage's input hash."""
+        return hashlib.sha256(canonical_json(self.record)).hexdigest()
+
+    @property
+    def counts(self) -> dict[str, Any]:
+        return self.record["counts"]
+
+    @property
+    def files(self) -> dict[str, dict[str, Any]]:
+        return self.record["files"]
+
+
+class Stage(ABC):
+    """A kind of work; see the module's text and docs/architecture.md."""
+
+    name: str
+    version: int
+    settings: dict[str, Any]
+    directory: Path
+
+    @abstractmethod
+    def units(self) -> list[Unit]:
+        """The units there are now, sorted by name."""
+
+    @abstractmethod
+    def run_unit(self, unit: Unit, folder: Path) -> dict[str, Any]:
+        """Write the unit's files into `folder` and return its counts: a pure function of its inputs."""
+
+    def expected_record(self, unit: Unit) -> dict[str, Any]:
+        return {
+            "stage": self.name,
+            "version": self.version,
+            "unit": unit.name,
+            "inputs": unit.inputs,
+            "settings": self.settings,
+        }
+
+
+@dataclass(frozen=True)
+class StageReport:
+    """How a run of a stage ended."""
+
+    stage: str
+    done: list[str]  # were done before
+    ran: list[str]
+    failed: dict[str, str]  # unit: reason
+
+
+def is_done(stage: Stage, unit: Unit) -> bool:
+    """Whether the unit's output exists, whole, made from these inputs by these settings."""
+    folder = stage.directory / unit.name
+    try:
+        record = read_json(folder / RECORD)
+        expected = stage.expected_record(unit)
+        return {key: record[key] for key in expected} == expected and all(
+            (folder / name).stat().st_size == about["bytes"]
+            for name, about in record["files"].items()
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def execute(stage: Stage, unit: Unit) -> None:
+    """Run one unit; its folder and record appear whole, or a failure record does."""
+    folder = stage.directory / unit.name
+    failure = failure_path(stage.directory, unit.name)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with folder_atomically(folder) as partial:
+            counts = stage.run_unit(unit, partial)
+            files = {
+                str(path.relative_to(partial)): {
+                    "bytes": path.stat().st_size,
+                    "sha256": sha256_file(path),
+                }
+                for path in sorted(partial.rglob("*"))
+                if path.is_file()
+            }
+            write_json(
+                partial / RECORD, stage.expected_record(unit) | {"counts": counts, "files": files}
+            )
+    except Exception as error:
+        # What an earlier input gave must not pass for this one's output.
+        shutil.rmtree(folder, ignore_errors=True)
+        write_json(failure, stage.expected_record(unit) | {"error": _reason(error)})
+    else:
+        failure.unlink(missing_ok=True)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ProjectError):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"{error.filename or ''}: {error.strerror or error}".lstrip(": ")
+    return traceback.format_exc()
+
+
+def failure_path(directory: Path, name: str) -> Path:
+    return directory / FAILURES / f"{name.replace('/', '__')}.json"
+
+
+def run_stage(stage: Stage, workers: int = 1) -> StageReport:
+    """Do what is not done yet, in `workers` processes; outputs of units that are no more are removed."""
+    from data_prep.executor import run_units
+
+    units = stage.units()
+    _check_names(stage, units)
+    stage.directory.mkdir(parents=True, exist_ok=True)
+    for folder in {(stage.directory / unit.name).parent for unit in units}:
+        if folder.is_dir():
+            remove_partials(folder)
+    _remove_strangers(stage.directory, {unit.name for unit in units})
+    done = [unit for unit in units if is_done(stage, unit)]
+    todo = [unit for unit in units if unit not in done]
+    if todo:
+        with follow(stage.name, [(unit.bytes, _finished_test(stage, unit)) for unit in todo]):
+            run_units(stage, todo, workers)
+    failed = {}
+    for unit in todo:
+        failure = failure_path(stage.directory, unit.name)
+        if failure.exists():
+            failed[unit.name] = read_json(failure)["error"]
+        elif not is_done(stage, unit):
+            failed[unit.name] = "its process ended before it was finished (killed? out of memory?)"
+    ran = [unit.name for unit in todo if unit.name not in failed]
+    return StageReport(stage.name, [unit.name for unit in done], ran, failed)
+
+
+def _finished_test(stage: Stage, unit: Unit):  # type: ignore[no-untyped-def]
+    failure = failure_path(stage.directory, unit.name)
+    failure.unlink(missing_ok=True)
+    return lambda: failure.exists() or is_done(stage, unit)
+
+
+def _check_names(stage: Stage, units: Sequence[Unit]) -> None:
+    names = [unit.name for unit in units]
+    twice = (
+        sorted({name for name in names if names.count(name) > 1})
+        if len(set(names)) < len(names)
+        else []
+    )
+    if twice:
+        raise DataError(
+            f"stage {stage.name}: two inputs give the same unit {twice[0]!r}; rename one of the files"
+        )
+
+
+def _remove_strangers(directory: Path, names: Iterable[str]) -> None:
+    """Remove results of units whose input is gone, so that no later stage reads them."""
+    known = set(names)
+    for result in finished(directory):
+        if result.name not in known:
+            shutil.rmtree(result.folder)
+    for failure in (directory / FAILURES).glob("*.json"):
+        if read_json(failure)["unit"] not in known:
+            failure.unlink()
+
+
+def finished(directory: Path) -> list[UnitResult]:
+    """The finished units below a stage's folder, sorted by name."""
+    results = []
+    for parent, folders, files in os.walk(directory):
+        folders[:] = [name for name in folders if not name.startswith(".") and name != FAILURES]
+        if RECORD in files:
+            folders.clear()
+            folder = Path(parent)
+            results.append(
+                UnitResult(str(folder.relative_to(directory)), folder, read_json(folder / RECORD))
+            )
+    return sorted(results, key=lambda result: result.name)
+
+
+def failures(directory: Path) -> dict[str, str]:
+    """Units of a stage's folder that failed, with the reason."""
+    records = [read_json(path) for path in sorted((directory / FAILURES).glob("*.json"))]
+    return {record["unit"]: record["error"] for record in records}
