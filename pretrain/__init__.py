@@ -1,0 +1,1 @@
+"""Shards in, checkpoints out: continued pretraining and instruction tuning under DeepSpeed ZeRO-3."""

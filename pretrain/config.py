@@ -1,0 +1,169 @@
+"""The config of a training run: configs/recipe/*.yaml."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from data_prep.config_file import Section
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Lora(Section):
+    """Low-rank adapters on a frozen base model (Hu et al. 2021, arXiv:2106.09685), by peft."""
+
+    rank: Positive = 8
+    alpha: float = Field(16.0, gt=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    targets: list[str] | Literal["all-linear"] = "all-linear"  # module names
+
+
+class Model(Section):
+    """A model from scratch (`config`) or one that exists (`path`); native transformers classes only."""
+
+    config: dict[str, Any] | None = None  # transformers' own keys, model_type among them
+    path: str | None = None  # local folder or hub name
+    revision: str | None = None  # of a hub name
+    implementation: Literal["eager", "sdpa", "flash_attention_2"] = "sdpa"
+    lora: Lora | None = None
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if (self.config is None) == (self.path is None):
+            raise ValueError("give either config (from scratch) or path (a model to go on with)")
+        if self.config is not None and "model_type" not in self.config:
+            raise ValueError("config needs model_type, such as gpt2 or llama")
+        if self.config is not None and self.lora is not None:
+            raise ValueError("lora trains adapters on an existing model: give path, not config")
+        return self
+
+
+class TrainSource(Section):
+    """One shard set to train on."""
+
+    path: Path
+    weight: Positive = 1  # its share of the sequences, relative to the others
+
+
+class Data(Section):
+    """Which sequences, in which order; see docs/architecture.md."""
+
+    train: dict[str, TrainSource] = Field(min_length=1)
+    validation: dict[str, Path] = {}  # source: shard set
+    attention: Literal["document", "sequence"] = "document"  # whether it stays inside documents
+    shuffle_groups: Positive = 64  # row groups shuffled into each other
+    workers: int = Field(1, ge=0)  # loader processes of each rank; 0: in the training process
+    require_even: bool = False  # refuse a world size that does not divide the global batch
+
+
+class Optimizer(Section):
+    """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101); weights with two or more dimensions decay."""
+
+    learning_rate: float = Field(gt=0)
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = Field(1e-8, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+
+
+class Schedule(Section):
+    """Linear warmup, then the named shape down to `final_fraction` of the learning rate."""
+
+    name: Literal["cosine", "wsd", "constant"] = "cosine"
+    warmup_steps: int = Field(0, ge=0)
+    decay_steps: int = Field(0, ge=0)  # wsd only: length of the linear decay at the end
+    horizon_steps: Positive | None = None  # where cosine ends; none: the run's last step
+    final_fraction: float = Field(0.1, ge=0, le=1)
+
+
+class Training(Section):
+    """Batch arithmetic, precision, and how often to look."""
+
+    steps: Positive | None = None
+    epochs: float | None = Field(None, gt=0)  # of all training sequences; instead of steps
+    global_batch: Positive  # sequences a step, over all ranks
+    micro_batch: Positive = 1  # sequences a rank computes at once
+    precision: Literal["bf16", "fp32"] = "bf16"
+    gradient_clipping: float = Field(1.0, ge=0)  # global norm; 0: none
+    activation_checkpointing: bool = False
+    deterministic: bool = False  # on GPU: kernels that give the same bits every time, slower
+    validate_every: Positive | None = None  # steps; none: only at the end
+    validation_sequences: Positive | None = None  # of each source; none: all
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give either steps or epochs")
+        if self.micro_batch > self.global_batch:
+            raise ValueError(
+                f"micro_batch {self.micro_batch} is larger than global_batch {self.global_batch}"
+            )
+        return self
+
+
+class Checkpoint(Section):
+    """When to save; a checkpoint is also written at the end and on SIGTERM and SIGUSR1."""
+
+    every_steps: Positive | None = None
+    every_minutes: float | None = Field(30.0, gt=0)
+    keep: Positive = 3  # newest whole checkpoints kept
+
+
+class Tracking(Section):
+    """Weights & Biases; metrics.jsonl is written in any case."""
+
+    wandb: Literal["off", "offline", "online"] = "off"
+    project: str = "biomed-pretrain"
+    name: str | None = None
+
+
+class RunConfig(Section):
+    """Everything `launch/pretrain.py` and `launch/instruct.py` need to know."""
+
+    run: Path  # folder of the run: checkpoints, metrics, status
+    seed: int = Field(0, ge=0)
+    model: Model
+    data: Data
+    optimizer: Optimizer
+    schedule: Schedule = Schedule()  # type: ignore[call-arg]
+    training: Training
+    deepspeed: Path  # DeepSpeed's own JSON
+    checkpoint: Checkpoint = Checkpoint()  # type: ignore[call-arg]
+    tracking: Tracking = Tracking()
+    timeout_minutes: float = Field(30.0, gt=0)  # of one collective operation
+    accept_changes: bool = False  # resume although settings that touch order or numerics changed
+
+
+# What may change between two starts of a run without touching its order or numerics.
+FREE_KEYS = (
+    "run",
+    "checkpoint",
+    "tracking",
+    "timeout_minutes",
+    "accept_changes",
+    "data.workers",
+    "data.require_even",
+    "data.validation",
+    "training.validate_every",
+    "training.validation_sequences",
+    "training.micro_batch",
+    "deepspeed",  # its effective values are compared instead
+    "model.path",  # the weights' hash is compared instead
+)
+
+
+def decisive_settings(config: RunConfig) -> dict[str, Any]:
+    """Dotted key: value of every setting that order or numerics depend on."""
+    flat: dict[str, Any] = {}
+
+    def flatten(prefix: str, value: Any) -> None:
+        if any(prefix == key or prefix.startswith(key + ".") for key in FREE_KEYS):
+            return
+        if isinstance(value, dict) and value:
+            for key, below in value.items():
+                flatten(f"{prefix}.{key}" if prefix else key, below)
+        elif not (prefix.startswith("data.train.") and prefix.endswith(".path")):
+            flat[prefix] = value  # shard sets are compared by their manifests, wherever they lie
+
+    flatten("", config.model_dump(mode="json"))
+    return flat

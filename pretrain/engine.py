@@ -1,0 +1,134 @@
+"""One optimizer step, and one evaluation, of the model under DeepSpeed."""
+
+import math
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import deepspeed
+import torch
+
+from data_prep.errors import ProjectError
+from pretrain import distributed
+from pretrain.config import Optimizer, RunConfig
+from pretrain.loss import summed_loss
+from pretrain.model import name_seed
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step did, the same on every rank."""
+
+    loss: float  # nats a trained token, mean over the global batch
+    gradient_norm: float  # before clipping
+    trained_tokens: int
+    seconds: float
+
+
+def parameter_groups(model: torch.nn.Module, settings: Optimizer) -> list[dict[str, Any]]:
+    """Weights with two or more dimensions decay; biases and norms do not (as GPT-2 and LLaMA did)."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    # A ZeRO-3 parameter is an empty tensor that knows its whole shape.
+    matrices = [p for p in trained if len(getattr(p, "ds_shape", p.shape)) >= 2]
+    vectors = [p for p in trained if len(getattr(p, "ds_shape", p.shape)) < 2]
+    groups = [(matrices, settings.weight_decay), (vectors, 0.0)]
+    return [{"params": params, "weight_decay": decay} for params, decay in groups if params]
+
+
+class Engine:
+    """A model that all ranks train together; every method is called by all ranks at once."""
+
+    def __init__(self, model: Any, config: RunConfig, deepspeed_settings: dict[str, Any]):
+        settings = config.optimizer
+        on_gpu = torch.cuda.is_available()
+        optimizer = torch.optim.AdamW(
+            parameter_groups(model, settings),
+            lr=settings.learning_rate,
+            betas=settings.betas,
+            eps=settings.eps,
+            fused=on_gpu,
+        )
+        if config.training.activation_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+            if config.model.lora:
+                model.enable_input_require_grads()
+        self.deepspeed, *_ = deepspeed.initialize(
+            model=model, optimizer=optimizer, config=deepspeed_settings
+        )
+        self.device = self.deepspeed.device
+        self.seed = config.seed
+        self.ranks = distributed.Ranks.from_environment()
+
+    def logits(self, tokens: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
+        """(B, L, V) logits. No mask and no cache: with either, transformers would not see the documents."""
+        return self.deepspeed(input_ids=tokens, position_ids=position_ids, use_cache=False).logits
+
+    def loss(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Summed loss of one micro-batch, fp32 scalar."""
+        on_device = {
+            name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()
+        }
+        logits = self.logits(on_device["tokens"], on_device["position_ids"])
+        return summed_loss(logits, on_device["labels"])
+
+    def train_step(
+        self,
+        step: int,
+        micro_batches: list[dict[str, torch.Tensor]],
+        trained_tokens: int,
+        rate: float,
+    ) -> StepResult:
+        """Step `step` (from 1) over this rank's micro-batches; `trained_tokens` of the global batch.
+
+        DeepSpeed divides by accumulation and averages over ranks, so each sum is multiplied by both
+        and divided by the global count: the gradient is that of the mean over all trained tokens.
+        """
+        start = time.perf_counter()
+        engine = self.deepspeed
+        engine.train()
+        # Dropout depends on seed, step and rank: the same again after a resume on as many ranks.
+        torch.manual_seed(name_seed(self.seed, step, self.ranks.rank))
+        for group in engine.optimizer.param_groups:
+            group["lr"] = rate
+        accumulation = engine.gradient_accumulation_steps()
+        scale = accumulation * self.ranks.world / trained_tokens
+        mean = math.nan
+        total = torch.zeros((), device=self.device, dtype=torch.float64)
+        for batch in micro_batches:
+            loss = self.loss(batch)
+            total += loss.detach()
+            engine.backward(loss * scale)
+            if batch is micro_batches[-1]:
+                mean = self._finite_mean(total, trained_tokens, step)
+            engine.step()
+        norm = engine.get_global_grad_norm()
+        return StepResult(
+            mean,
+            float(norm if norm is not None else math.nan),
+            trained_tokens,
+            time.perf_counter() - start,
+        )
+
+    def _finite_mean(self, total: torch.Tensor, trained_tokens: int, step: int) -> float:
+        """Mean loss of the global batch; all ranks stop alike, before the optimizer's step, if it is no number."""
+        mean = distributed.sum_over_ranks([total.item()], self.device)[0] / trained_tokens
+        if not math.isfinite(mean):
+            raise ProjectError(
+                f"step {step}: the loss is {mean}; the weights were not changed by it. Lower "
+                "optimizer.learning_rate or lengthen schedule.warmup_steps, and start again from the "
+                "last checkpoint"
+            )
+        return mean
+
+    @torch.no_grad()
+    def evaluate(self, batches: Iterable[Any]) -> tuple[float, int]:
+        """(mean loss in nats a token, tokens) over all ranks' batches, equal in number on each rank."""
+        self.deepspeed.eval()
+        total = torch.zeros((), device=self.device, dtype=torch.float64)
+        tokens = 0
+        for batch in batches:
+            total += self.loss(batch)
+            tokens += int((batch["labels"][:, 1:] != -100).sum())
+        loss, count = distributed.sum_over_ranks([total.item(), tokens], self.device)
+        return (loss / count if count else math.nan), int(count)

@@ -1,0 +1,152 @@
+"""The model to train: built under ZeRO-3 so that no rank holds it whole, with its adapters if any."""
+
+import difflib
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.integrations import HfDeepSpeedConfig
+
+from data_prep.errors import ConfigError, DataError
+from data_prep.files import digest, sha256_file
+from data_prep.shards.manifest import Manifest
+from pretrain.config import Model
+
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+# transformers' names for the longest sequence, in the order in which they are looked up.
+POSITION_KEYS = ("n_positions", "max_position_embeddings")
+
+
+def model_config(model: Model, shards: Manifest) -> PretrainedConfig:
+    """transformers' config of the model, checked against the shards it will be trained on."""
+    config = _from_scratch(model.config, shards) if model.config else _of_existing(model)
+    vocabulary_size, sequence_length = shards.vocabulary_size, shards.sequence_length
+    longest = next((getattr(config, key) for key in POSITION_KEYS if hasattr(config, key)), None)
+    if longest is not None and longest < sequence_length:
+        raise ConfigError(
+            f"model: it has {longest} positions, the shards' sequences have {sequence_length} tokens; "
+            "build the shards shorter or take a model that is long enough"
+        )
+    if config.vocab_size < vocabulary_size:
+        raise ConfigError(
+            f"model: its vocabulary has {config.vocab_size} entries, the shards' tokenizer has "
+            f"{vocabulary_size}; build the shards with the model's own tokenizer"
+        )
+    return config
+
+
+def _from_scratch(settings: dict[str, Any], shards: Manifest) -> PretrainedConfig:
+    chosen = dict(settings)
+    model_type = chosen.pop("model_type")
+    try:
+        known = set(AutoConfig.for_model(model_type).to_dict())
+    except ValueError as error:
+        raise ConfigError(
+            f"model.config.model_type: found {model_type!r}, expected a model type of transformers, "
+            "such as gpt2 or llama"
+        ) from error
+    unknown = sorted(set(chosen) - known)
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], known, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError(f"model.config.{unknown[0]}: {model_type} has no such setting{hint}")
+    tokens = {"bos_token_id": shards.begin_id, "eos_token_id": shards.end_id}
+    tokens |= {"pad_token_id": shards.pad_id, "vocab_size": shards.vocabulary_size}
+    return AutoConfig.for_model(model_type, **(tokens | chosen))
+
+
+def _of_existing(model: Model) -> PretrainedConfig:
+    assert model.path is not None  # pydantic has checked it
+    try:
+        return AutoConfig.from_pretrained(
+            local_folder(model.path, model.revision), trust_remote_code=False
+        )
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"model.path: cannot load a model from {model.path}: {reason}") from error
+
+
+def local_folder(path: str, revision: str | None = None) -> Path:
+    """The folder of a model: the path itself, or the download of a hub name."""
+    folder = Path(path)
+    if folder.is_dir():
+        return folder
+    if folder.is_absolute() or path.startswith(".") or path.count("/") > 1:
+        raise ConfigError(f"model.path: found no folder {path}; give a folder or a hub name")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(path, revision=revision, ignore_patterns=["*.bin", "*.h5"]))
+    except Exception as error:  # the hub client has a dozen classes for "not there"
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"model.path: {path} is neither a local folder nor to be had from the hub: {reason}"
+        ) from error
+
+
+def weights_hash(folder: Path) -> str:
+    """Hash of a model folder's config and weights, whatever the folder is called."""
+    files = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin"), folder / "config.json"])
+    if len(files) < 2:
+        raise DataError(f"{folder}: found no weights (*.safetensors); it is no model's folder")
+    return digest({path.name: sha256_file(path) for path in files})
+
+
+def build(
+    model: Model,
+    config: PretrainedConfig,
+    precision: str,
+    deepspeed_settings: dict[str, Any],
+    seed: int,
+) -> tuple[PreTrainedModel, HfDeepSpeedConfig]:
+    """The partitioned model in training precision. Keep the second value alive as long as the model.
+
+    From scratch, rank 0 draws the weights, so that they depend on `seed` alone and not on the world
+    size. (Under a bare deepspeed.zero.Init, transformers would skip its initialisation.)
+    """
+    guard = HfDeepSpeedConfig(deepspeed_settings)
+    torch.manual_seed(seed)
+    options: dict[str, Any] = {
+        "dtype": DTYPES[precision],
+        "attn_implementation": model.implementation,
+    }
+    if model.path is None:
+        built = AutoModelForCausalLM.from_config(config, **options)
+    else:
+        folder = local_folder(model.path, model.revision)
+        built = AutoModelForCausalLM.from_pretrained(folder, config=config, **options)
+    if model.lora:
+        built = with_adapters(built, model)
+    return built, guard
+
+
+def with_adapters(base: PreTrainedModel, model: Model) -> Any:
+    """The base model with LoRA adapters, everything else frozen."""
+    from peft import LoraConfig, get_peft_model
+
+    assert model.lora is not None
+    settings = LoraConfig(
+        r=model.lora.rank,
+        lora_alpha=model.lora.alpha,
+        lora_dropout=model.lora.dropout,
+        target_modules=model.lora.targets,
+        task_type="CAUSAL_LM",
+    )
+    try:
+        return get_peft_model(base, settings)
+    except ValueError as error:
+        raise ConfigError(f"model.lora.targets: {str(error).splitlines()[0]}") from error
+
+
+def parameter_count(model: torch.nn.Module) -> tuple[int, int]:
+    """(all, trained) parameters; a ZeRO-3 parameter knows its whole size as ds_numel."""
+    sizes = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in model.parameters()]
+    return sum(size for size, _ in sizes), sum(size for size, trained in sizes if trained)
+
+
+def name_seed(*parts: Any) -> int:
+    """A 63-bit seed that depends on all parts."""
+    text = ":".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
