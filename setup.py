@@ -13,12 +13,11 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["data_prep*", "pretrain*", "launch*"]),
-    package_data={"": ["*.xml", "*.json", "*.jsonl", "*.jinja", "*.md", "*.sbatch"]},
-    include_package_data=True,
+    package_data={"": ["**/*.xml", "**/*.json", "**/*.jsonl", "*.jinja", "*.md", "**/*.sbatch"]},
     install_requires=[
         # reading and cleaning text
         "datatrove>=0.10",
-        "httpx>=0.28",
+        "httpx2>=2.16",
         "isal>=1.7",
         "langcodes>=3.5",
         "lxml>=5.3",

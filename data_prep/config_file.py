@@ -19,12 +19,19 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
-def load_config(model: type[Model], path: Path, overrides: Sequence[str] = ()) -> Model:
-    """Read `path`, apply the overrides, validate.
+def load_config(model: type[Model], path: Path | None, overrides: Sequence[str] = ()) -> Model:
+    """Read `path` (None: nothing but overrides), apply the overrides, validate.
 
     Overrides are `--section.key value` or `--section.key=value`, values written as in YAML.
     Raises ConfigError listing every fault, each with its key and, for a misspelt key, the nearest one.
     """
+    values = _read(path) if path is not None else {}
+    for key, value in parse_overrides(overrides):
+        _set(values, key, value)
+    return validate(model, values, str(path or "command line"))
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -36,9 +43,7 @@ def load_config(model: type[Model], path: Path, overrides: Sequence[str] = ()) -
     if not isinstance(values, dict):
         found = type(values).__name__
         raise ConfigError(f"{path}: expected keys and values at the top level, found a {found}")
-    for key, value in parse_overrides(overrides):
-        _set(values, key, value)
-    return validate(model, values, str(path))
+    return values
 
 
 def validate(model: type[Model], values: dict[str, Any], origin: str) -> Model:
@@ -68,6 +73,25 @@ def parse_overrides(arguments: Sequence[str]) -> list[tuple[str, Any]]:
         except yaml.YAMLError as error:
             raise ConfigError(f"{flag}: the value {text!r} is not valid YAML") from error
     return pairs
+
+
+def split_command_line(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
+    """(file after --config, overrides); --local_rank, which launchers add, is dropped."""
+    remaining, overrides = list(arguments), []
+    config: Path | None = None
+    while remaining:
+        argument = remaining.pop(0)
+        flag, equals, value = argument.partition("=")
+        if flag not in ("--config", "--local_rank", "--local-rank"):
+            overrides.append(argument)
+            continue
+        if not equals:
+            if not remaining:
+                raise ConfigError(f"{flag}: expected a value after it")
+            value = remaining.pop(0)
+        if flag == "--config":
+            config = Path(value)
+    return config, overrides
 
 
 def _set(values: dict[str, Any], dotted: str, value: Any) -> None:

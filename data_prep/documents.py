@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypedDict
 
 import orjson
+import pyarrow as pa
 import zstandard
 
 from data_prep.errors import DataError
@@ -72,11 +73,10 @@ def article_key(document: Document) -> str:
 
 
 def _open_lines(path: Path) -> BinaryIO:
-    name = path.name
-    if name.endswith(".zst"):
-        stream = zstandard.ZstdDecompressor().stream_reader(path.open("rb"), closefd=True)
-        return io.BufferedReader(stream, 1 << 20)  # type: ignore[arg-type]
-    if name.endswith(".gz"):
+    if path.suffix == ".zst":
+        # Unlike zstandard's own reader, Arrow's says so where the stream is cut short.
+        return io.BufferedReader(pa.input_stream(path, compression="zstd"), 1 << 20)  # type: ignore[arg-type]
+    if path.suffix == ".gz":
         return gzip.open(path, "rb")  # type: ignore[return-value]
     return path.open("rb")
 
@@ -92,7 +92,7 @@ def read_json_lines(path: Path) -> Iterator[Any]:
             for number, line in enumerate(lines, start=1):  # noqa: B007 - the error names it
                 if line.strip():
                     yield orjson.loads(line)
-    except (orjson.JSONDecodeError, zstandard.ZstdError, EOFError, OSError) as error:
+    except (orjson.JSONDecodeError, EOFError, OSError) as error:
         raise DataError(
             f"{path}: line {number}: not readable as JSON lines ({error}); "
             "rebuild the file or remove it"

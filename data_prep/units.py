@@ -163,7 +163,7 @@ def run_stage(stage: Stage, workers: int = 1) -> StageReport:
     for folder in {(stage.directory / unit.name).parent for unit in units}:
         if folder.is_dir():
             remove_partials(folder)
-    _remove_strangers(stage.directory, {unit.name for unit in units})
+    _remove_strangers(stage, {unit.name for unit in units})
     done = [unit for unit in units if is_done(stage, unit)]
     todo = [unit for unit in units if unit not in done]
     if todo:
@@ -199,13 +199,13 @@ def _check_names(stage: Stage, units: Sequence[Unit]) -> None:
         )
 
 
-def _remove_strangers(directory: Path, names: Iterable[str]) -> None:
-    """Remove results of units whose input is gone, so that no later stage reads them."""
+def _remove_strangers(stage: Stage, names: Iterable[str]) -> None:
+    """Remove the stage's results of units whose input is gone, so that no later stage reads them."""
     known = set(names)
-    for result in finished(directory):
-        if result.name not in known:
+    for result in finished(stage.directory):
+        if result.record["stage"] == stage.name and result.name not in known:
             shutil.rmtree(result.folder)
-    for failure in (directory / FAILURES).glob("*.json"):
+    for failure in (stage.directory / FAILURES).glob("*.json"):
         if read_json(failure)["unit"] not in known:
             failure.unlink()
 

@@ -158,9 +158,14 @@ class Checkpoints:
             raise DataError(message)
         return output
 
-    def load(self, engine: Any, path: Path) -> None:
-        """Load weights and optimizer from a checkpoint or its universal form."""
-        loaded, _ = engine.load_checkpoint(str(path.parent), tag=path.name)
+    def load(self, engine: Any, path: Path, frozen: bool) -> None:
+        """Load weights and optimizer from a checkpoint or its universal form.
+
+        `frozen`: some weights are not in it, because they come from the base model.
+        """
+        loaded, _ = engine.load_checkpoint(
+            str(path.parent), tag=path.name, load_module_strict=not frozen
+        )
         if loaded is None:
             raise DataError(f"{path}: DeepSpeed did not load it; see its message above")
         distributed.barrier()

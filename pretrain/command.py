@@ -68,7 +68,7 @@ def main(name: str, arguments: list[str]) -> int:
 
 def _quieten() -> None:
     """Leave out what libraries say on every rank and nobody can act on."""
-    warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch|transformers|peft")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
 

@@ -12,6 +12,11 @@ console = Console(stderr=True, highlight=False)
 PLAIN_EVERY = 10  # steps between lines where the output is a file and not a terminal
 
 
+def say(line: str) -> None:
+    """One line as it is, however wide."""
+    console.print(line, soft_wrap=True, markup=False)
+
+
 class Display(Protocol):
     """Shows the state after a step."""
 
@@ -41,7 +46,7 @@ class _Plain:
     def update(self, step: int, line: dict[str, Any]) -> None:
         if step % PLAIN_EVERY == 0 or step == self.steps or not self.shown_any:
             left = line["seconds"] * (self.steps - step)
-            console.print(f"step {step}/{self.steps}  {_describe(line)}  {_clock(left)} left")
+            say(f"step {step}/{self.steps}  {_describe(line)}  {_clock(left)} left")
             self.shown_any = True
 
 

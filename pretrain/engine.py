@@ -53,12 +53,25 @@ class Engine:
             model.gradient_checkpointing_enable({"use_reentrant": False})
             if config.model.lora:
                 model.enable_input_require_grads()
+        self._weight_decays = [group["weight_decay"] for group in optimizer.param_groups]
         self.deepspeed, *_ = deepspeed.initialize(
             model=model, optimizer=optimizer, config=deepspeed_settings
         )
         self.device = self.deepspeed.device
         self.seed = config.seed
         self.ranks = distributed.Ranks.from_environment()
+
+    def restore_optimizer_settings(self) -> None:
+        """Undo what loading a universal checkpoint does to the optimizer (deepspeed 0.19.8).
+
+        It gives every parameter group the settings of the first one, so that norms and biases would
+        decay, and all of them one and the same step counter, which each group's step would advance.
+        """
+        optimizer = self.deepspeed.optimizer.optimizer
+        for group, weight_decay in zip(optimizer.param_groups, self._weight_decays, strict=True):
+            group["weight_decay"] = weight_decay
+        for state in optimizer.state.values():
+            state["step"] = torch.as_tensor(state["step"]).clone()
 
     def logits(self, tokens: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
         """(B, L, V) logits. No mask and no cache: with either, transformers would not see the documents."""

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.integrations import HfDeepSpeedConfig
+from transformers.pytorch_utils import Conv1D
 
 from data_prep.errors import ConfigError, DataError
 from data_prep.files import digest, sha256_file
@@ -127,7 +128,9 @@ def with_adapters(base: PreTrainedModel, model: Model) -> Any:
     from peft import LoraConfig, get_peft_model
 
     assert model.lora is not None
+    transposed = any(isinstance(module, Conv1D) for module in base.modules())  # GPT-2's weights
     settings = LoraConfig(
+        fan_in_fan_out=transposed,
         r=model.lora.rank,
         lora_alpha=model.lora.alpha,
         lora_dropout=model.lora.dropout,

@@ -82,7 +82,9 @@ class Trainer:
         settings["checkpoint"]["load_universal"] = universal
         self.engine = self._engine(settings)
         if found:
-            self.checkpoints.load(self.engine.deepspeed, found)
+            self.checkpoints.load(self.engine.deepspeed, found, frozen=bool(self.config.model.lora))
+            if universal:
+                self.engine.restore_optimizer_settings()
             self.step = self.saved_step = state["step"]
             self.total_tokens = state["total_tokens"]
         self._start_reporting(settings, state, changes)
@@ -313,7 +315,7 @@ class Trainer:
     def _say(self, *lines: str) -> None:
         if self.ranks.first:
             for line in lines:
-                display.console.print(line)
+                display.say(line)
 
 
 def _has_dropout(model_config: Any, config: RunConfig) -> bool:

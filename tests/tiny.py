@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -139,8 +140,7 @@ def write_config(path: Path, values: dict[str, Any]) -> Path:
 def launch_command(config: Path, ranks: int, script: str = "pretrain") -> list[str]:
     """`deepspeed launch/SCRIPT.py` on this machine, on a port of its own."""
     deepspeed = str(Path(sys.executable).with_name("deepspeed"))
-    port = 20_000 + (os.getpid() * 7 + time.monotonic_ns() // 1_000_000) % 20_000
-    command = [deepspeed, "--num_gpus", str(ranks), "--master_port", str(port)]
+    command = [deepspeed, "--num_gpus", str(ranks), "--master_port", str(free_port())]
     return [*command, str(ROOT / f"launch/{script}.py"), "--config", str(config)]
 
 
@@ -152,6 +152,28 @@ def launch(
     return subprocess.run(
         command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False
     )
+
+
+def run_alone(
+    config: Path, script: str = "pretrain", *overrides: str, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a training as one process, without a launcher."""
+    command = [sys.executable, str(ROOT / f"launch/{script}.py"), "--config", str(config)]
+    return subprocess.run(
+        [*command, *overrides],
+        env=ENVIRONMENT | {"MASTER_PORT": str(free_port())} | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def free_port() -> int:
+    """A port that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def losses(run: Path, name: str = "metrics.jsonl") -> dict[int, float]:
@@ -171,8 +193,7 @@ def rank_processes(config: Path) -> list[int]:
         except OSError:
             continue
         rank = [part for part in command if part.startswith(b"--local_rank=")]
-        ours = any(part.endswith(b"python") or b"python3" in part for part in command[:1])
-        if rank and ours and str(config).encode() in command and b"-m" not in command[:4]:
+        if rank and str(config).encode() in command:
             found.append((int(rank[0].split(b"=")[1]), int(folder.name)))
     return [pid for _, pid in sorted(found)]
 

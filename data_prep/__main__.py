@@ -1,0 +1,68 @@
+"""Text in, shards out, stage by stage.
+
+python -m data_prep STAGE CONFIG [--section.key value ...] [--allow-failed]
+    STAGE: download, extract, curate, tokenizer, pack, instruct, or all (download to pack)
+python -m data_prep inspect SHARD_SET [ROWS]
+python -m data_prep verify SHARD_SET
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from data_prep.config import CorpusConfig
+from data_prep.config_file import load_config
+from data_prep.errors import ConfigError, DataError, ProjectError
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command; returns the exit code: 0, 1 for broken data, 2 for wrong arguments or config."""
+    if not arguments or "--help" in arguments or "-h" in arguments:
+        print(__doc__)
+        return 0 if arguments else 2
+    try:
+        _run(arguments[0], list(arguments[1:]))
+    except ProjectError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130  # 128 + SIGINT, as shells say it
+    return 0
+
+
+def _run(command: str, arguments: list[str]) -> None:
+    if not arguments:
+        raise ConfigError(f"{command}: expected a path after it; see python -m data_prep --help")
+    if command in ("inspect", "verify"):
+        _look(command, arguments)
+        return
+    from data_prep.pipeline import NAMES, run
+
+    if command not in NAMES:
+        raise ConfigError(f"{command}: unknown stage; expected one of {', '.join(NAMES)}")
+    allow_failed = "--allow-failed" in arguments
+    path, *overrides = [argument for argument in arguments if argument != "--allow-failed"]
+    run(command, load_config(CorpusConfig, Path(path), overrides), allow_failed)
+
+
+def _look(command: str, arguments: list[str]) -> None:
+    folder = Path(arguments[0])
+    if command == "verify":
+        from data_prep.shards.verify import verify
+
+        problems = verify(folder)
+        if problems:
+            raise DataError("\n".join(problems))
+        print(f"{folder}: whole")
+        return
+    from data_prep.shards.inspect import inspect
+
+    rows = arguments[1] if len(arguments) > 1 else "3"
+    if not rows.isdigit():
+        raise ConfigError(f"inspect: {rows!r} is not a number of rows")
+    inspect(folder, int(rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""Instruction samples as conversations: rendered, masked, and packed into shards."""

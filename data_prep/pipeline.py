@@ -1,0 +1,104 @@
+"""The stages in their order, and what a user is told after each."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from rich.table import Table
+
+from data_prep.config import CorpusConfig
+from data_prep.curate.identity import IdentifyStage
+from data_prep.curate.stage import CurateStage
+from data_prep.errors import ConfigError, DataError
+from data_prep.instruct.sets import make_instruct_sets
+from data_prep.progress import console
+from data_prep.shards.build import PackStage, ShardSetStage
+from data_prep.sources.download import download
+from data_prep.sources.extract import ExtractStage
+from data_prep.tokenizer.train import TokenizerStage
+from data_prep.units import Stage, StageReport, finished, run_stage
+
+# What a user types, and the stages that it runs. A reduce belongs to the stage that needs it.
+STAGES: dict[str, tuple[Callable[[CorpusConfig], Stage], ...]] = {
+    "extract": (ExtractStage,),
+    "curate": (IdentifyStage, CurateStage),
+    "tokenizer": (TokenizerStage,),
+    "pack": (PackStage, ShardSetStage),
+}
+CORPUS = ("download", "extract", "curate", "tokenizer", "pack")
+NAMES = (*CORPUS, "instruct", "all")
+
+
+def run(name: str, config: CorpusConfig, allow_failed: bool) -> None:
+    """Run a stage, or `all` of the corpus, download to pack.
+
+    Raises DataError at the end of a stage in which units failed, unless `allow_failed`.
+    """
+    names = CORPUS if name == "all" else (name,)
+    if "download" in names and not config.sources:
+        raise ConfigError("sources: none is given; name at least one to make a corpus from")
+    for stage in names:
+        for report in _reports(stage, config):
+            _tell(report)
+            if report.failed and not allow_failed:
+                raise DataError(
+                    f"{report.stage}: {len(report.failed)} failed (above); mend the input and run the same "
+                    "command again, or go on without them with --allow-failed"
+                )
+
+
+def _reports(name: str, config: CorpusConfig) -> Iterator[StageReport]:
+    if name == "download":
+        yield download(config)
+        return
+    if name == "instruct":
+        yield from make_instruct_sets(config)
+        return
+    for make in STAGES[name]:
+        stage = make(config)
+        report = run_stage(stage, config.workers)
+        yield report
+        if not (report.done or report.ran or report.failed):
+            raise DataError(
+                f"{stage.name}: found nothing to work on; run the stage before it first"
+            )
+        _tell_counts(stage)
+
+
+def _tell(report: StageReport) -> None:
+    parts = [f"{len(report.ran)} done"]
+    if report.done:
+        parts.append(f"{len(report.done)} were done before")
+    if report.failed:
+        parts.append(f"{len(report.failed)} failed")
+    console.print(f"[bold]{report.stage}[/bold]  {', '.join(parts)}", highlight=False)
+    for unit, reason in report.failed.items():
+        console.print(f"  {unit}: {reason}", highlight=False, markup=False)
+
+
+def _tell_counts(stage: Stage) -> None:
+    totals = total([result.counts for result in finished(stage.directory)])
+    table = Table(show_header=False, box=None, padding=(0, 2))
+    for name, value in _rows(totals):
+        table.add_row(name, value)
+    console.print(table)
+
+
+def total(counts: list[dict[str, Any]]) -> dict[str, Any]:
+    """Numbers added up key by key; what is no number is left out."""
+    totals: dict[str, Any] = {}
+    for one in counts:
+        for key, value in one.items():
+            if isinstance(value, dict):
+                totals[key] = total([totals.get(key, {}), value])
+            elif isinstance(value, int | float) and not isinstance(value, bool):
+                totals[key] = totals.get(key, 0) + value
+    return totals
+
+
+def _rows(totals: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Plain numbers, and groups that are small enough for a line."""
+    for name, value in totals.items():
+        if not isinstance(value, dict):
+            yield name, f"{value:,}"
+        elif 0 < len(value) <= 8 and all(not isinstance(part, dict) for part in value.values()):
+            yield name, ", ".join(f"{key} {number:,}" for key, number in value.items())

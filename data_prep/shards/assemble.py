@@ -1,0 +1,190 @@
+"""Makes a shard set of finished shards, or in one call of encoded documents."""
+
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_prep.errors import ConfigError, DataError
+from data_prep.files import sha256_file
+from data_prep.shards.manifest import (
+    DOCUMENTS_FILE,
+    INPUTS_FILE,
+    TOKENIZER_FOLDER,
+    Manifest,
+    ShardFile,
+)
+from data_prep.shards.merge import merge_documents
+from data_prep.shards.parquet_file import COMPRESSION, Footer
+from data_prep.shards.schema import ShardFormat
+from data_prep.shards.writer import EncodedDocument, ShardCounts, ShardWriter
+from data_prep.tokenizer.encode import Encoder
+
+
+def shard_format(
+    encoder: Encoder,
+    *,
+    sequence_length: int,
+    policy: Literal["best_fit", "concat"],
+    row_group: int,
+    begin_token: bool,
+    has_loss_mask: bool = False,
+) -> ShardFormat:
+    """The format of shards in the encoder's vocabulary.
+
+    Raises ConfigError where documents shall begin with a token that the tokenizer does not have.
+    """
+    if begin_token and encoder.begin_id is None:
+        raise ConfigError(
+            "pack.begin_token: is true, but the tokenizer has no begin token; set it to false, or "
+            "name bos_token in the tokenizer's tokenizer_config.json"
+        )
+    return ShardFormat(
+        sequence_length=sequence_length,
+        row_group=row_group,
+        policy=policy,
+        vocabulary_size=encoder.vocabulary_size,
+        tokenizer_fingerprint=encoder.fingerprint,
+        begin_token=begin_token,
+        begin_id=encoder.begin_id,
+        end_id=encoder.end_id,
+        pad_id=encoder.pad_id,
+        has_loss_mask=has_loss_mask,
+    )
+
+
+@dataclass(frozen=True)
+class Part:
+    """A shard to be put into a set: its name there, its two files, and its counts."""
+
+    name: str  # without .parquet
+    shard: Path
+    documents: Path
+    counts: Mapping[str, int]
+
+
+def build_shard_set(
+    folder: Path,
+    documents: Iterable[EncodedDocument],
+    form: ShardFormat,
+    *,
+    window: int,
+    source: str,
+    split: str,
+    tokenizer: Path,
+    settings: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    missing: Sequence[str] = (),
+) -> Manifest | None:
+    """Pack the documents into a shard set in `folder`, which exists and is empty.
+
+    None, and nothing written, where there are no documents. The folder appears whole only if the
+    caller makes it so: run it inside a stage's unit or inside data_prep.files.folder_atomically.
+    """
+    shard, listed = folder / "shard.parquet", folder / ".shard.documents.parquet"
+    with ShardWriter(shard, listed, form, window) as writer:
+        for document in documents:
+            writer.add(document)
+    if not shard.exists():
+        return None
+    part = Part("shard", shard, listed, writer.counts.as_json())
+    manifest = assemble(
+        folder,
+        [part],
+        form,
+        source=source,
+        split=split,
+        tokenizer=tokenizer,
+        settings=settings,
+        inputs=inputs,
+        missing=missing,
+    )
+    listed.unlink()
+    return manifest
+
+
+def assemble(
+    folder: Path,
+    parts: Sequence[Part],
+    form: ShardFormat,
+    *,
+    source: str,
+    split: str,
+    tokenizer: Path,
+    settings: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    missing: Sequence[str] = (),
+) -> Manifest:
+    """Put shards of one format into `folder` as a set, in the order of their names.
+
+    Files are hard links where the file system allows it, else copies. `tokenizer` is the folder of the
+    tokenizer that encoded them, `inputs` the name and content hash of what they were made from,
+    `missing` names what should be in the set and is not.
+    """
+    files, listed = [], []
+    counts = ShardCounts().as_json()
+    rows = 0
+    for part in sorted(parts, key=lambda part: part.name):
+        shard = folder / f"{part.name}.parquet"
+        if shard != part.shard:
+            _link(part.shard, shard)
+        files.append(_describe(shard))
+        listed.append((part.documents, rows))
+        rows += files[-1].rows
+        counts = {name: number + part.counts[name] for name, number in counts.items()}
+    merge_documents(listed, folder / DOCUMENTS_FILE)
+    table = pa.table({"name": sorted(inputs), "hash": [inputs[name] for name in sorted(inputs)]})
+    pq.write_table(table, folder / INPUTS_FILE, **COMPRESSION)
+    manifest = Manifest(
+        **form.model_dump(),
+        source=source,
+        split=split,
+        files=files,
+        counts=counts,
+        settings=dict(settings),
+        documents_sha256=sha256_file(folder / DOCUMENTS_FILE),
+        inputs_sha256=sha256_file(folder / INPUTS_FILE),
+        tokenizer=_copy_tokenizer(tokenizer, folder / TOKENIZER_FOLDER),
+        missing=sorted(missing),
+    )
+    manifest.write(folder)
+    return manifest
+
+
+def _link(origin: Path, target: Path) -> None:
+    if target.exists():
+        raise DataError(
+            f"{origin}: another shard of the set is called {target.name} too; rename one"
+        )
+    try:
+        os.link(origin, target)
+    except OSError:
+        # Another file system, or one without hard links.
+        shutil.copyfile(origin, target)
+
+
+def _describe(shard: Path) -> ShardFile:
+    footer = Footer(shard)
+    return ShardFile(
+        name=shard.name,
+        bytes=footer.file_bytes,
+        sha256=sha256_file(shard),
+        footer_sha256=footer.hash,
+        rows=footer.metadata().num_rows,
+    )
+
+
+def _copy_tokenizer(origin: Path, target: Path) -> dict[str, str]:
+    target.mkdir()
+    hashes = {}
+    for path in sorted(origin.iterdir()):
+        # unit.json is the tokenizer stage's record, not a part of the tokenizer.
+        if path.is_file() and path.name != "unit.json":
+            shutil.copyfile(path, target / path.name)
+            hashes[path.name] = sha256_file(path)
+    return hashes

@@ -1,0 +1,227 @@
+"""The stages that turn curated documents into shards, and shards into shard sets."""
+
+from collections.abc import Iterator
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_prep.config import CorpusConfig
+from data_prep.documents import Document, read_documents
+from data_prep.errors import DataError
+from data_prep.files import digest
+from data_prep.shards.assemble import Part, assemble, shard_format
+from data_prep.shards.schema import ShardFormat
+from data_prep.shards.writer import EncodedDocument, ShardWriter
+from data_prep.tokenizer.encode import EncodedTexts, Encoder, load_encoder
+from data_prep.units import Stage, Unit, UnitResult, failures, finished
+
+SPLITS = ("train", "validation")
+BATCH_DOCUMENTS = 256  # encoded at once: enough to spread the cost of a call
+CHECKED_DOCUMENTS = 64  # of every unit's split, encoded by both encoders
+EARLIER_STAGES = ("download", "extract", "curate", "pack")
+
+
+class PackStage(Stage):
+    """A unit per curated unit: {train,validation}.parquet and .documents.parquet, where not empty.
+
+    Memory: a batch of documents, and what ShardWriter takes.
+    """
+
+    name = "pack"
+    version = 1
+
+    def __init__(self, config: CorpusConfig):
+        self.directory = config.output / "pack"
+        self.curated = config.output / "curate"
+        self.tokenizers = config.output / "tokenizer"
+        self.sources = frozenset(config.sources)
+        self.settings = config.pack.model_dump(mode="json")
+
+    def units(self) -> list[Unit]:
+        curated = [unit for unit in finished(self.curated) if source_of(unit.name) in self.sources]
+        return (
+            [self._unit(unit, _tokenizer(self.tokenizers)) for unit in curated] if curated else []
+        )
+
+    def _unit(self, curated: UnitResult, tokenizer: UnitResult) -> Unit:
+        files = {split: f"{split}.jsonl.zst" for split in SPLITS}
+        hashes = {split: curated.files[name]["sha256"] for split, name in files.items()}
+        return Unit(
+            curated.name,
+            inputs=hashes | {"tokenizer": _content(tokenizer)},
+            bytes=sum(curated.files[name]["bytes"] for name in files.values()),
+            payload={split: str(curated.folder / name) for split, name in files.items()}
+            | {"tokenizer": str(tokenizer.folder)},
+        )
+
+    def run_unit(self, unit: Unit, folder: Path) -> dict[str, Any]:
+        encoder = _encoder(unit.payload["tokenizer"], unit.inputs["tokenizer"])
+        form = _format(encoder, self.settings)
+        counts = {}
+        for split in SPLITS:
+            shard, listed = folder / f"{split}.parquet", folder / f"{split}.documents.parquet"
+            with ShardWriter(shard, listed, form, self.settings["window"]) as writer:
+                for document in encode_documents(Path(unit.payload[split]), encoder, form):
+                    writer.add(document)
+            counts[split] = writer.counts.as_json()
+        return counts
+
+
+class ShardSetStage(Stage):
+    """A unit per source and split that has documents: a shard set linked together from packed units."""
+
+    name = "shards"
+    version = 1
+
+    def __init__(self, config: CorpusConfig):
+        self.directory = config.output / "shards"
+        self.output = config.output
+        self.sources = sorted(config.sources)
+        self.settings = {
+            "pack": config.pack.model_dump(mode="json"),
+            "curate": config.curate.model_dump(mode="json"),
+        }
+
+    def units(self) -> list[Unit]:
+        packed = finished(self.output / "pack")
+        units = [
+            self._unit(source, split, packed)
+            for source in self.sources
+            for split in SPLITS
+            if any(_belongs(unit, source, split) for unit in packed)
+        ]
+        return sorted(units, key=lambda unit: unit.name)
+
+    def _unit(self, source: str, split: str, packed: list[UnitResult]) -> Unit:
+        parts = [unit for unit in packed if _belongs(unit, source, split)]
+        tokenizer = _tokenizer(self.output / "tokenizer")
+        missing = [
+            f"{stage}/{name}"
+            for stage in EARLIER_STAGES
+            for name in failures(self.output / stage)
+            if source_of(name) == source
+        ]
+        return Unit(
+            f"{source}-{split}",
+            inputs={unit.name: unit.hash for unit in parts}
+            | {"tokenizer": _content(tokenizer)}
+            | {f"missing {name}": "" for name in missing},
+            bytes=sum(unit.files[f"{split}.parquet"]["bytes"] for unit in parts),
+            payload={
+                "source": source,
+                "split": split,
+                "parts": {
+                    unit.name: {"folder": str(unit.folder), "counts": unit.counts[split]}
+                    for unit in parts
+                },
+                "hashes": {unit.name: unit.hash for unit in parts},
+                "tokenizer": str(tokenizer.folder),
+                "missing": missing,
+            },
+        )
+
+    def run_unit(self, unit: Unit, folder: Path) -> dict[str, Any]:
+        split = unit.payload["split"]
+        tokenizer = Path(unit.payload["tokenizer"])
+        parts = [
+            Part(
+                name.partition("/")[2].replace("/", "__"),
+                Path(part["folder"]) / f"{split}.parquet",
+                Path(part["folder"]) / f"{split}.documents.parquet",
+                part["counts"],
+            )
+            for name, part in unit.payload["parts"].items()
+        ]
+        manifest = assemble(
+            folder,
+            parts,
+            _format(_encoder(str(tokenizer), unit.inputs["tokenizer"]), self.settings["pack"]),
+            source=unit.payload["source"],
+            split=split,
+            tokenizer=tokenizer,
+            settings=self.settings,
+            inputs=unit.payload["hashes"],
+            missing=unit.payload["missing"],
+        )
+        return manifest.counts | {"files": len(parts), "missing": len(manifest.missing)}
+
+
+def encode_documents(path: Path, encoder: Encoder, form: ShardFormat) -> Iterator[EncodedDocument]:
+    """The documents of a file with their tokens: begin token where the form says so, text, end token."""
+    begin = form.begin_id if form.begin_token else None
+    stream = read_documents(path)
+    checked = False
+    while documents := list(islice(stream, BATCH_DOCUMENTS)):
+        texts = [document["text"] for document in documents]
+        if not checked:
+            encoder.check(texts[:CHECKED_DOCUMENTS])
+            checked = True
+        encoded = with_boundaries(encoder.encode(texts), begin, form.end_id)
+        for document, tokens in zip(documents, encoded, strict=True):
+            yield _encoded(document, tokens)
+
+
+def with_boundaries(encoded: EncodedTexts, begin: int | None, end: int) -> EncodedTexts:
+    """The texts' ids between a begin token, unless that is None, and an end token."""
+    before = 0 if begin is None else 1
+    count = len(encoded)
+    starts = encoded.starts + np.arange(count + 1) * (before + 1)
+    ids = np.empty(starts[-1] - starts[0], np.uint32)
+    text = np.ones(len(ids), bool)
+    text[starts[1:] - 1] = False
+    ids[starts[1:] - 1] = end
+    if begin is not None:
+        text[starts[:-1]] = False
+        ids[starts[:-1]] = begin
+    ids[text] = encoded.ids
+    return EncodedTexts(ids, starts)
+
+
+def source_of(unit: str) -> str:
+    """The source that a unit belongs to: the first part of its name."""
+    return unit.partition("/")[0]
+
+
+def _encoded(document: Document, tokens: np.ndarray) -> EncodedDocument:
+    return EncodedDocument(
+        id=document["id"],
+        tokens=tokens,
+        source=document["source"],
+        bytes=len(document["text"].encode()),
+        metadata=document["metadata"],
+    )
+
+
+def _format(encoder: Encoder, pack: dict[str, Any]) -> ShardFormat:
+    return shard_format(
+        encoder,
+        sequence_length=pack["sequence_length"],
+        policy=pack["policy"],
+        row_group=pack["row_group"],
+        begin_token=pack["begin_token"],
+    )
+
+
+def _belongs(unit: UnitResult, source: str, split: str) -> bool:
+    return source_of(unit.name) == source and f"{split}.parquet" in unit.files
+
+
+def _tokenizer(directory: Path) -> UnitResult:
+    results = finished(directory)
+    if not results:
+        raise DataError(f"{directory}: no tokenizer yet; run the stage tokenizer first")
+    return results[0]
+
+
+def _content(tokenizer: UnitResult) -> str:
+    """Hash of the tokenizer's files alone: trained again to the same, it costs nothing."""
+    return digest({name: about["sha256"] for name, about in tokenizer.files.items()})
+
+
+@lru_cache(maxsize=1)
+def _encoder(folder: str, content: str) -> Encoder:
+    # Loading takes up to a second, and a process packs many units; `content` is there as a key.
+    return load_encoder(Path(folder))

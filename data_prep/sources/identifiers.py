@@ -1,0 +1,26 @@
+"""Identifiers of articles in one spelling, whatever the source wrote."""
+
+import re
+
+_PMCID = re.compile(r"(?:PMC)?(\d+)(?:\.\d+)?", re.IGNORECASE)
+_OLD_PMCID = re.compile(r"pmc-id:\s*(PMC\d+)")  # "pmc-id: PMC123;manuscript-id: NIHMS456"
+_DOI = re.compile(r"10\.[\d.]+/\S+")
+
+
+def normalised_pmcid(text: str) -> str | None:
+    """ "PMC123" from "PMC123", "pmc123", "123" or "PMC123.2" (a version); None where it is none."""
+    old = _OLD_PMCID.search(text)
+    match = _PMCID.fullmatch(old[1] if old else text.strip())
+    return f"PMC{match[1]}" if match else None
+
+
+def normalised_doi(text: str) -> str | None:
+    """The DOI in lower case, without "doi:" or a resolver's address; None where it is none."""
+    match = _DOI.search(text.strip())
+    return match[0].lower() if match else None
+
+
+def first_year(text: str) -> int | None:
+    """The first number of four digits: 1998 from "1998 Dec-1999 Jan"."""
+    match = re.search(r"(?<!\d)\d{4}(?!\d)", text)
+    return int(match[0]) if match else None

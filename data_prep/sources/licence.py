@@ -1,0 +1,70 @@
+"""Licence codes of articles: lower-case SPDX names as far as the article's XML tells."""
+
+import re
+from collections.abc import Iterator
+
+from lxml import etree
+
+from data_prep.sources.markup import inline_text
+
+CUSTOM = "custom"
+_XLINK = "{http://www.w3.org/1999/xlink}href"
+# creativecommons.org/licenses/by-nc/4.0/ … and the dedication publicdomain/zero/1.0.
+_URL = re.compile(
+    r"creativecommons\.org/(?:licen[sc]es/(by(?:-nc)?(?:-sa|-nd)?)|(publicdomain/zero))(?:/(\d\.\d))?",
+    re.IGNORECASE,
+)
+# Publishers' sentences: "the Creative Commons Attribution Non-Commercial License".
+_NAME = re.compile(
+    r"creative commons\s+(?:cc[- ]?by\s+)?(attribution(?:[-– ]*(?:non[- ]?commercial|share[- ]?alike|no[- ]?deriv\w*))*)"
+    r"|creative commons\s+(cc0|zero)",
+    re.IGNORECASE,
+)
+_TERMS = (("nc", "commercial"), ("sa", "share"), ("nd", "deriv"))
+
+
+def licence_code(front: etree._Element) -> str | None:
+    """The licence of the article whose front matter (tags without namespaces) this is.
+
+    "cc-by-4.0" from an address in an attribute, in ali:license_ref or in the text; "cc-by" where the
+    text only names it; "custom" for a licence that is none of these; None where there is none.
+    """
+    statements = list(_statements(front))
+    for pattern in (_code_from_url, _code_from_name):
+        for statement in statements:
+            if code := pattern(statement):
+                return code
+    return CUSTOM if front.find(".//license") is not None else None
+
+
+def _statements(front: etree._Element) -> Iterator[str]:
+    """Everything that may name the licence, the most explicit first."""
+    licences = list(front.iter("license"))
+    for element in licences:
+        yield element.get(_XLINK, "")
+        yield from (inline_text(reference) for reference in element.iter("license_ref"))
+        yield from (link.get(_XLINK, "") for link in element.iter("ext-link", "uri"))
+    yield from (inline_text(reference) for reference in front.iter("license_ref"))
+    yield from (inline_text(element) for element in licences)
+    # Articles of before 2008 have the licence's sentence in the copyright statement.
+    yield from (inline_text(element) for element in front.iter("copyright-statement"))
+
+
+def _code_from_url(text: str) -> str | None:
+    match = _URL.search(text)
+    if match is None:
+        return None
+    kind, zero, version = match.groups()
+    if zero:
+        return "cc0"
+    return f"cc-{kind.lower()}" + (f"-{version}" if version else "")
+
+
+def _code_from_name(text: str) -> str | None:
+    match = _NAME.search(text)
+    if match is None:
+        return None
+    if match[2]:
+        return "cc0"
+    terms = match[1].lower()
+    return "-".join(["cc-by", *(code for code, word in _TERMS if word in terms)])

@@ -1,0 +1,38 @@
+"""Tells PubMed XML from JATS by a file's first bytes, for folders that hold either."""
+
+import gzip
+import re
+from pathlib import Path
+
+from data_prep.errors import ConfigError
+
+HEAD_BYTES = 1 << 16  # XML declaration, DOCTYPE and comments before the root element
+ROOTS = {
+    "pubmed": re.compile(rb"<(?:PubmedArticleSet|PubmedBookArticleSet)[\s>]"),
+    "pmc": re.compile(rb"<(?:\w+:)?(?:article|pmc-articleset|OAI-PMH)[\s>]"),
+}
+
+
+def sort_by_format(folder: Path) -> dict[str, list[Path]]:
+    """{"pubmed": files, "pmc": files} of the XML files below `folder`; kinds without a file are absent."""
+    if not folder.is_dir():
+        raise ConfigError(f"--input {folder}: found no such folder")
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.name.lower()
+        if path.is_file() and name.endswith((".xml", ".nxml", ".xml.gz", ".xml.gz.md5")):
+            kind = "pubmed" if name.endswith(".md5") else _kind(path)
+            if kind:
+                found.setdefault(kind, []).append(path)
+    return found
+
+
+def _kind(path: Path) -> str | None:
+    opened = gzip.open(path) if path.suffix == ".gz" else path.open("rb")
+    with opened as stream:
+        try:
+            head = stream.read(HEAD_BYTES)
+        except (OSError, EOFError):
+            # Broken gzip is the reader's to report, with its file's name; PubMed is what comes gzipped.
+            return "pubmed"
+    return next((kind for kind, root in ROOTS.items() if root.search(head)), None)

@@ -1,0 +1,238 @@
+"""The whole path on two CPU ranks: XML to shards, pretraining killed and resumed, tuning, evaluation, a page.
+
+python launch/demo.py                on the corpus bundled with the project
+python launch/demo.py --input DIR    on a folder of real files: PubMed XML, JATS, or both
+"""
+
+import sys
+from pathlib import Path
+
+# This folder's scripts must not shadow packages; the checkout must be importable without installing.
+sys.path.pop(0)
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from contextlib import contextmanager
+
+import psutil
+from rich.console import Console
+
+from data_prep.demo_corpus import unpack
+from data_prep.errors import DataError, ProjectError
+from data_prep.files import read_json
+from data_prep.sources.recognise import sort_by_format
+
+ROOT = Path(__file__).resolve().parents[1]
+console = Console(highlight=False)
+HOME = Path("runs/demo")
+KILL_AFTER_STEPS = 7  # beyond the checkpoint, to be computed again after the resume
+ENVIRONMENT = os.environ | {
+    "CUDA_VISIBLE_DEVICES": "",
+    "DS_ACCELERATOR": "cpu",
+    "OMP_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+def main(source: Path | None) -> None:
+    began = time.perf_counter()
+    shutil.rmtree(HOME, ignore_errors=True)
+    (HOME / "logs").mkdir(parents=True)
+    with heading("Raw text"):
+        lay_out_raw_text(source)
+    with heading("XML to shards: download, extract, curate, tokenizer, pack"):
+        data_prep("all", corpus_overrides())
+    data = data_overrides()
+    with heading("Pretraining under ZeRO-3 on two ranks, to be killed half-way"):
+        kill_half_way("pretrain", data)
+    with heading("The same command again: it goes on from the last checkpoint"):
+        train("pretrain", data)
+        compare_losses()
+    with heading("Export: before and after"):
+        python("export", "--run", HOME / "pretrain", "--step", 0, "--output", HOME / "untrained")
+        python("export", "--run", HOME / "pretrain", "--output", HOME / "model")
+    with heading("Instruction tuning of that model"):
+        data_prep("instruct", [*corpus_overrides(), "--instruct.tokenizer", HOME / "model"])
+        train("instruct", [])
+        python("export", "--run", HOME / "instruct", "--output", HOME / "instruct-model")
+    with heading("Evaluation on held-out documents"):
+        python("evaluate", "--config", "configs/evaluate/demo.yaml", *held_out_overrides())
+    with heading("Report"):
+        python("report", "--config", "configs/report/demo.yaml")
+    close(time.perf_counter() - began)
+
+
+@contextmanager
+def heading(title: str):  # type: ignore[no-untyped-def]
+    console.rule(f"[bold]{title}", align="left")
+    start = time.perf_counter()
+    yield
+    console.print(f"[dim]{time.perf_counter() - start:.0f} s[/dim]")
+
+
+def lay_out_raw_text(source: Path | None) -> None:
+    """The bundled corpus, or links to the user's files sorted by what they are."""
+    unpack(HOME / "raw")
+    if source is None:
+        return
+    for name in ("pubmed", "pmc"):
+        shutil.rmtree(HOME / "raw" / name)
+    found = sort_by_format(source)
+    if not found:
+        raise DataError(
+            f"--input {source}: found no PubMed XML and no JATS; give a folder of either"
+        )
+    for name, files in found.items():
+        for path in files:
+            link = HOME / "raw" / name / path.relative_to(source)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(path.resolve())
+        console.print(f"{name}: {len(files)} files")
+
+
+def corpus_overrides() -> list[str]:
+    """The sources that there are."""
+    formats = {"pubmed": "pubmed", "pmc": "jats"}
+    sources = {
+        name: {"format": form, "path": str(HOME / "raw" / name)}
+        for name, form in formats.items()
+        if (HOME / "raw" / name).is_dir()
+    }
+    return ["--sources", json.dumps(sources)]
+
+
+def shard_sets(split: str) -> dict[str, str]:
+    names = ("pubmed", "pmc")
+    folders = {name: HOME / "corpus/shards" / f"{name}-{split}" for name in names}
+    return {name: str(folder) for name, folder in folders.items() if folder.is_dir()}
+
+
+def data_overrides() -> list[str]:
+    train = {name: {"path": path} for name, path in shard_sets("train").items()}
+    validation = shard_sets("validation")
+    return ["--data.train", json.dumps(train), "--data.validation", json.dumps(validation)]
+
+
+def held_out_overrides() -> list[str]:
+    folder = HOME / "corpus/curate"
+    globs = {
+        name: [str(folder / name / "*" / "validation.jsonl.zst")]
+        for name in shard_sets("validation")
+    }
+    return ["--documents", json.dumps(globs)]
+
+
+def run(command: list[object]) -> None:
+    """Run a command of this project's; its own messages are shown, its libraries' go to a log."""
+    words = [str(word) for word in command]
+    console.print(
+        f"[dim]$ {' '.join(Path(words[0]).name if i == 0 else w for i, w in enumerate(words))}[/dim]"
+    )
+    code = subprocess.run(words, env=ENVIRONMENT, check=False).returncode
+    if code:
+        raise DataError(f"the command above ended with code {code}")
+
+
+def data_prep(stage: str, overrides: list[object]) -> None:
+    run([sys.executable, "-m", "data_prep", stage, "configs/corpus/demo.yaml", *overrides])
+
+
+def python(script: str, *arguments: object) -> None:
+    run([sys.executable, f"launch/{script}.py", *arguments])
+
+
+def training_command(name: str, overrides: list[str]) -> list[str]:
+    deepspeed = str(Path(sys.executable).with_name("deepspeed"))
+    config = f"configs/recipe/demo-{name}.yaml"
+    return [deepspeed, "--num_gpus", "2", f"launch/{name}.py", "--config", config, *overrides]
+
+
+def start_training(name: str, overrides: list[str]) -> subprocess.Popen[bytes]:
+    console.print(
+        f"[dim]$ deepspeed --num_gpus 2 launch/{name}.py --config configs/recipe/demo-{name}.yaml[/dim]"
+    )
+    with (HOME / "logs" / f"{name}.log").open("ab") as log:
+        # DeepSpeed's own lines go to standard output; the trainer's to standard error.
+        return subprocess.Popen(training_command(name, overrides), env=ENVIRONMENT, stdout=log)
+
+
+def train(name: str, overrides: list[str]) -> None:
+    start_training(name, overrides).wait()
+    state = read_json(HOME / name / "status.json")
+    if state["state"] != "done":
+        raise DataError(f"{HOME / name}: the run is {state['state']}: {state['reason']}")
+
+
+def kill_half_way(name: str, overrides: list[str]) -> None:
+    """Start the run and kill -9 all of its ranks a few steps after the checkpoint in its middle."""
+    process = start_training(name, overrides)
+    half = 100  # of configs/recipe/demo-pretrain.yaml's 200 steps; it saves every 50
+    while process.poll() is None and last_step(name) < half + KILL_AFTER_STEPS:
+        time.sleep(0.02)
+    if process.poll() is not None:
+        raise DataError(f"{HOME / name}: the run ended before it was killed")
+    launcher = psutil.Process(read_json(HOME / name / "status.json")["pid"]).parent()
+    ranks = [child for child in launcher.children() if "--local_rank" in " ".join(child.cmdline())]
+    for rank in ranks:
+        rank.send_signal(signal.SIGKILL)
+    process.wait()
+    console.print(f"killed {len(ranks)} ranks with SIGKILL after step {last_step(name)}")
+
+
+def last_step(name: str) -> int:
+    path = HOME / name / "metrics.jsonl"
+    if not path.exists():
+        return 0
+    lines = path.read_text().rpartition("\n")[0].splitlines()
+    return json.loads(lines[-1])["step"] if lines else 0
+
+
+def compare_losses() -> None:
+    """What the killed run computed after its checkpoint must be what the resumed run computed again."""
+    before = losses(HOME / "pretrain/metrics.rolled-back.jsonl")
+    after = losses(HOME / "pretrain/metrics.jsonl")
+    different = [step for step, loss in before.items() if after[step] != loss]
+    if different or not before:
+        raise DataError(f"the resumed run differs from the killed one at steps {different}")
+    console.print(
+        f"steps {min(before)} to {max(before)} were computed twice, before the kill and after the resume: "
+        f"all {len(before)} losses are equal to the last bit"
+    )
+
+
+def losses(path: Path) -> dict[int, float]:
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return {line["step"]: line["loss"] for line in lines if "loss" in line}
+
+
+def close(seconds: float) -> None:
+    curve = losses(HOME / "pretrain/metrics.jsonl")
+    console.rule(f"[bold]Done in {seconds / 60:.1f} minutes", align="left")
+    console.print(
+        f"training loss {curve[1]:.3f} at step 1, {curve[max(curve)]:.3f} at step {max(curve)}\n"
+        f"shards      {HOME}/corpus/shards/     python -m data_prep inspect {next(iter(shard_sets('train').values()))}\n"
+        f"models      {HOME}/model, {HOME}/instruct-model     (Hugging Face folders)\n"
+        f"report      {HOME}/report.html     open it in a browser\n"
+        "next        README.md: PubMed to LLaMA on a cluster; make demo INPUT=DIR for your own files"
+    )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--input", type=Path, help="folder of PubMed XML or JATS files")
+    arguments = parser.parse_args()
+    given = arguments.input.absolute() if arguments.input else None
+    os.chdir(ROOT)
+    try:
+        main(given)
+    except ProjectError as error:
+        console.print(f"[red]{error}")
+        sys.exit(error.exit_code)

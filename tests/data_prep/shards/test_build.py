@@ -1,0 +1,247 @@
+"""The stages carry curated documents into shard sets, whole, linked, and the same every time."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from data_prep.config import CorpusConfig
+from data_prep.config_file import validate
+from data_prep.documents import DocumentWriter, empty_metadata
+from data_prep.errors import DataError
+from data_prep.shards.build import PackStage, ShardSetStage, with_boundaries
+from data_prep.shards.reader import ShardSet
+from data_prep.shards.verify import verify
+from data_prep.tokenizer.encode import EncodedTexts, load_encoder
+from data_prep.tokenizer.train import TokenizerStage
+from data_prep.units import Stage, StageReport, Unit, finished, run_stage
+from tests.data_prep.shards.encoded import rebuilt
+
+Units = dict[str, dict[str, list[str]]]
+TEXTS: Units = {
+    "words/a": {
+        "train": [f"renal failure {number} of 高 " * (number % 7) for number in range(40)],
+        "validation": ["a <|endoftext|> b </s>", "\x00\x00"],
+    },
+    "words/b": {"train": ["acute " * 60], "validation": []},
+    "other/c": {"train": ["one text"], "validation": []},
+}
+
+
+class Curated(Stage):
+    """Writes texts as curated units, whose ids are their places."""
+
+    name, version = "curate", 1
+
+    def __init__(self, output: Path, units: Units):
+        self.directory = output / "curate"
+        self.settings = {}
+        self.texts = units
+
+    def units(self) -> list[Unit]:
+        return [Unit(name, {"texts": str(texts)}, 1) for name, texts in sorted(self.texts.items())]
+
+    def run_unit(self, unit: Unit, folder: Path) -> dict[str, Any]:
+        for split, texts in self.texts[unit.name].items():
+            with DocumentWriter(folder / f"{split}.jsonl.zst") as writer:
+                for number, text in enumerate(texts):
+                    name = f"text:{unit.name}/{split}#{number}"
+                    metadata = empty_metadata() | {"year": 1990, "doi": f"10.1/{number}"}
+                    source = unit.name.partition("/")[0]
+                    writer.write({"id": name, "text": text, "source": source, "metadata": metadata})
+        return {}
+
+
+@pytest.fixture
+def config(tokenizer: Path) -> Callable[..., CorpusConfig]:
+    def make(output: Path, **pack: Any) -> CorpusConfig:
+        source = {"format": "text", "path": "somewhere"}
+        values = {
+            "output": str(output),
+            "sources": {"words": source, "other": source},
+            "tokenizer": {"path": str(tokenizer)},
+            "pack": {"sequence_length": 64, "row_group": 64, "window": 8} | pack,
+        }
+        return validate(CorpusConfig, values, "test")
+
+    return make
+
+
+def run_all(config: CorpusConfig, units: Units = TEXTS, workers: int = 1) -> list[StageReport]:
+    stages = [Curated(config.output, units), TokenizerStage(config), PackStage(config)]
+    return [run_stage(stage, workers) for stage in [*stages, ShardSetStage(config)]]
+
+
+@pytest.mark.parametrize("policy", ["best_fit", "concat"])
+def test_every_curated_document_is_in_its_set_token_for_token(
+    tmp_path: Path, config: Callable[..., CorpusConfig], tokenizer: Path, policy: str
+) -> None:
+    reports = run_all(config(tmp_path, policy=policy))
+    assert [report.failed for report in reports] == [{}] * 4
+    encoder = load_encoder(tokenizer)
+    names = {path.name for path in (tmp_path / "shards").iterdir() if path.name[0] != "."}
+    # No validation documents of "other": no set, and no file of unit b in the set of the others.
+    assert names == {"words-train", "words-validation", "other-train"}
+    assert not (tmp_path / "pack/words/b/validation.parquet").exists()
+    for name in names:
+        folder = tmp_path / "shards" / name
+        source, _, split = name.partition("-")
+        expected = {
+            f"text:{unit}/{split}#{number}": [*encoder.encode([text])[0].tolist(), encoder.end_id]
+            for unit, splits in TEXTS.items()
+            for number, text in enumerate(splits[split])
+            if unit.startswith(source)
+        }
+        manifest = ShardSet(folder).manifest
+        found = rebuilt([folder / file.name for file in manifest.files])
+        assert found == expected
+        assert verify(folder) == []
+        assert (manifest.source, manifest.split) == (source, split)
+        assert manifest.counts["documents"] == len(expected)
+
+
+def test_documents_begin_with_the_begin_token_where_the_config_says_so(
+    tmp_path: Path, config: Callable[..., CorpusConfig], tokenizer: Path
+) -> None:
+    run_all(config(tmp_path, begin_token=True))
+    folder = tmp_path / "shards" / "other-train"
+    encoder = load_encoder(tokenizer)
+    text = encoder.encode(["one text"])[0].tolist()
+    assert ShardSet(folder).manifest.begin_token
+    expected = [encoder.begin_id, *text, encoder.end_id]
+    assert rebuilt([folder / "c.parquet"]) == {"text:other/c/train#0": expected}
+
+
+def test_inner_ends_of_a_cut_document_get_no_token(
+    tmp_path: Path, config: Callable[..., CorpusConfig], tokenizer: Path
+) -> None:
+    run_all(config(tmp_path, begin_token=True, sequence_length=8))
+    encoder = load_encoder(tokenizer)
+    frame = pd.read_parquet(tmp_path / "shards" / "words-train" / "b.parquet")
+    tokens = np.concatenate(frame["tokens"].to_list())
+    length = sum(piece["length"] for row in frame["documents"] for piece in row)
+    assert len(frame) > 1
+    assert np.flatnonzero(tokens[:length] == encoder.end_id).tolist() == [0, length - 1]
+
+
+def test_documents_are_listed_with_what_is_known_of_them(
+    tmp_path: Path, config: Callable[..., CorpusConfig]
+) -> None:
+    run_all(config(tmp_path))
+    shards = ShardSet(tmp_path / "shards" / "words-train")
+    frame = shards.documents().to_pandas()
+    assert frame["id"].tolist() == sorted(frame["id"])
+    assert set(frame["year"]) == {1990}
+    assert frame["pmid"].isna().all()
+    texts = {f"text:words/a/train#{n}": text for n, text in enumerate(TEXTS["words/a"]["train"])}
+    for _, row in frame.iterrows():
+        if row["id"] in texts:
+            assert row["bytes"] == len(texts[row["id"]].encode())
+        # Rows are numbered through the files of the set.
+        for number in row["rows"]:
+            group = int(np.searchsorted(np.cumsum(shards.row_groups), number, side="right"))
+            within = number - shards.first_row(group)
+            assert row["id"] in shards.document_ids(group)[within]
+
+
+def test_sets_are_the_same_bytes_for_any_number_of_workers(
+    tmp_path: Path, config: Callable[..., CorpusConfig]
+) -> None:
+    for workers in (1, 2):
+        run_all(config(tmp_path / str(workers)), workers=workers)
+    for name in ("words-train", "words-validation", "other-train"):
+        first, second = (tmp_path / workers / "shards" / name for workers in "12")
+        files = [path.relative_to(first) for path in first.rglob("*") if path.is_file()]
+        assert Path("manifest.json") in files
+        for file in files:
+            assert (first / file).read_bytes() == (second / file).read_bytes()
+
+
+def test_set_files_are_links_to_the_packed_units(
+    tmp_path: Path, config: Callable[..., CorpusConfig]
+) -> None:
+    run_all(config(tmp_path))
+    packed = tmp_path / "pack" / "words" / "a" / "train.parquet"
+    assert packed.samefile(tmp_path / "shards" / "words-train" / "a.parquet")
+
+
+def test_the_set_names_its_inputs_by_their_hashes(
+    tmp_path: Path, config: Callable[..., CorpusConfig]
+) -> None:
+    run_all(config(tmp_path))
+    frame = pd.read_parquet(tmp_path / "shards" / "words-train" / "inputs.parquet")
+    packed = {unit.name: unit.hash for unit in finished(tmp_path / "pack")}
+    assert dict(zip(frame["name"], frame["hash"], strict=True)) == {
+        name: packed[name] for name in ("words/a", "words/b")
+    }
+
+
+def test_only_what_changed_is_packed_again(
+    tmp_path: Path, config: Callable[..., CorpusConfig]
+) -> None:
+    run_all(config(tmp_path))
+    assert all(report.ran == [] for report in run_all(config(tmp_path)))
+    changed = TEXTS | {"words/b": {"train": ["acute " * 61], "validation": []}}
+    _, _, pack, shards = run_all(config(tmp_path), changed)
+    assert pack.ran == ["words/b"]
+    assert shards.ran == ["words-train"]
+
+
+def test_a_broken_unit_is_named_as_missing_and_the_others_are_packed(
+    tmp_path: Path, config: Callable[..., CorpusConfig]
+) -> None:
+    settings = config(tmp_path)
+    run_stage(Curated(tmp_path, TEXTS))
+    run_stage(TokenizerStage(settings))
+    broken = tmp_path / "curate" / "words" / "b" / "train.jsonl.zst"
+    broken.write_bytes(b"\0" * broken.stat().st_size)
+    report = run_stage(PackStage(settings))
+    assert list(report.failed) == ["words/b"]
+    assert str(broken) in report.failed["words/b"]
+    run_stage(ShardSetStage(settings))
+    manifest = ShardSet(tmp_path / "shards" / "words-train").manifest
+    assert manifest.missing == ["pack/words/b"]
+    assert [file.name for file in manifest.files] == ["a.parquet"]
+    # Mended, it is packed, and the set is made again with it.
+    shutil.rmtree(tmp_path / "curate")
+    run_all(settings)
+    manifest = ShardSet(tmp_path / "shards" / "words-train").manifest
+    assert (manifest.missing, len(manifest.files)) == ([], 2)
+
+
+def test_packing_needs_a_tokenizer_first(
+    tmp_path: Path, config: Callable[..., CorpusConfig]
+) -> None:
+    run_stage(Curated(tmp_path, TEXTS))
+    with pytest.raises(DataError, match="run the stage tokenizer first"):
+        PackStage(config(tmp_path)).units()
+
+
+def test_a_begin_token_that_does_not_exist_is_refused(
+    tmp_path: Path, config: Callable[..., CorpusConfig], tokenizer: Path
+) -> None:
+    folder = tmp_path / "endless"
+    shutil.copytree(tokenizer, folder)
+    names = {"bos_token": None, "eos_token": "<|endoftext|>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(names))
+    settings = config(tmp_path, begin_token=True)
+    settings = validate(
+        CorpusConfig, settings.model_dump() | {"tokenizer": {"path": str(folder)}}, "test"
+    )
+    *_, pack, _ = run_all(settings)
+    assert all("pack.begin_token: is true" in reason for reason in pack.failed.values())
+    assert len(pack.failed) == 3
+
+
+@pytest.mark.parametrize("begin", [None, 8])
+def test_boundaries_stand_before_and_after_every_text(begin: int | None) -> None:
+    texts = [[1, 2], [], [3]]
+    ids = np.array([token for text in texts for token in text], np.uint32)
+    encoded = with_boundaries(EncodedTexts(ids, np.array([0, 2, 2, 3])), begin, 9)
+    before = [] if begin is None else [begin]
+    assert [part.tolist() for part in encoded] == [[*before, *text, 9] for text in texts]

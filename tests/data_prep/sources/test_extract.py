@@ -1,0 +1,255 @@
+"""The stage extract, run as users run it: from the download stage's inventory to files on disk."""
+
+import gzip
+import hashlib
+
+import orjson
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+
+from data_prep.config import CorpusConfig
+from data_prep.documents import Reject, read_documents
+from data_prep.errors import DataError
+from data_prep.sources.download import download
+from data_prep.sources.extract import ExtractStage
+from data_prep.sources.extract_units import nlm_order
+from data_prep.sources.text import read_texts
+from data_prep.units import finished, run_stage
+
+
+def citation(pmid, abstract="Text.", version=1):
+    return (
+        f'<PubmedArticle><MedlineCitation><PMID Version="{version}">{pmid}</PMID><Article>'
+        f"<ArticleTitle>Title {pmid}.</ArticleTitle><Abstract><AbstractText>{abstract}</AbstractText>"
+        "</Abstract><Language>eng</Language></Article></MedlineCitation></PubmedArticle>"
+    )
+
+
+def pubmed(*records):
+    return gzip.compress(
+        f"<PubmedArticleSet>{''.join(records)}</PubmedArticleSet>".encode(), mtime=0
+    )
+
+
+def jats(number, body="<p>Body.</p>"):
+    return (
+        f'<article><front><article-meta><article-id pub-id-type="pmc">PMC{number}</article-id>'
+        f"<title-group><article-title>T</article-title></title-group></article-meta></front>"
+        f"<body>{body}</body></article>"
+    ).encode()
+
+
+@pytest.fixture
+def raw(tmp_path):
+    """A folder in which tests put source files: {"source/name": bytes}."""
+
+    def put(files):
+        for name, data in files.items():
+            path = tmp_path / "raw" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+
+    return put
+
+
+def stage_of(tmp_path, output="corpus", **formats):
+    sources = {
+        name: {"format": format, "path": str(tmp_path / "raw" / name)}
+        for name, format in formats.items()
+    }
+    config = CorpusConfig.model_validate({"output": str(tmp_path / output), "sources": sources})
+    download(config)
+    return ExtractStage(config)
+
+
+def results(stage):
+    return {result.name: result for result in finished(stage.directory)}
+
+
+BASELINE = pubmed(citation(1), citation(2, ""), "<PubmedArticle/>", citation(3))
+UPDATE = pubmed(
+    citation(1, "New.", 2), '<DeleteCitation><PMID Version="1">3</PMID></DeleteCitation>'
+)
+
+
+def test_a_pubmed_file_becomes_documents_rejects_and_an_index(tmp_path, raw):
+    raw(
+        {
+            "nlm/baseline/pubmed26n0001.xml.gz": BASELINE,
+            "nlm/updatefiles/pubmed26n0002.xml.gz": UPDATE,
+        }
+    )
+    stage = stage_of(tmp_path, nlm="pubmed")
+    report = run_stage(stage)
+    assert report.ran == ["nlm/pubmed26n0001", "nlm/pubmed26n0002"]
+    assert not report.failed
+    first, second = results(stage).values()
+    documents = list(read_documents(first.folder / "documents.jsonl.zst"))
+    assert [d["id"] for d in documents] == ["pmid:1", "pmid:2", "pmid:3"]
+    assert {d["source"] for d in documents} == {"nlm"}
+    (reject,) = read_documents(first.folder / "rejects.jsonl.zst")
+    assert reject["place"] == "pubmed26n0001.xml.gz: record 3"
+    counts = first.counts
+    assert (counts["documents"], counts["deletions"], counts["rejects"]) == (3, 0, 1)
+    assert counts["with_abstract"] == 2
+    assert counts["characters"] == sum(len(d["text"]) for d in documents)
+    assert counts["languages"] == {"eng": 3}
+    assert counts["reject_reasons"] == {"no citation": 1}
+
+    rows = pq.read_table(second.folder / "index.parquet").to_pylist()
+    common = {"pmcid": None, "doi": None, "retracted": False, "file_year": 2026, "file_number": 2}
+    assert rows == [
+        {"position": 0, "kind": "document", "pmid": 1, "version": 2, "id": "pmid:1"} | common,
+        {"position": -1, "kind": "deletion", "pmid": 3, "version": 1, "id": None} | common,
+    ]
+
+
+def test_the_index_has_the_types_that_later_stages_read(tmp_path, raw):
+    raw({"a/x.txt": b"Text."})
+    stage = stage_of(tmp_path, a="text")
+    run_stage(stage)
+    schema = pq.read_schema(results(stage)["a/x"].folder / "index.parquet")
+    assert [f"{field.name} {field.type}" for field in schema] == [
+        "position int64", "kind string", "pmid int64", "version int32", "pmcid string", "doi string",
+        "id string", "retracted bool", "file_year int32", "file_number int32",
+    ]  # fmt: skip
+
+
+def test_a_broken_file_fails_its_unit_alone_and_is_named(tmp_path, raw):
+    raw({"a/pubmed26n0001.xml.gz": BASELINE[:-40], "a/pubmed26n0002.xml.gz": UPDATE})
+    stage = stage_of(tmp_path, a="pubmed")
+    report = run_stage(stage)
+    assert report.ran == ["a/pubmed26n0002"]
+    assert "pubmed26n0001.xml.gz: broken" in report.failed["a/pubmed26n0001"]
+    assert list(results(stage)) == ["a/pubmed26n0002"]
+
+
+def test_outputs_are_the_same_bytes_for_any_workers_and_place(tmp_path, raw):
+    articles = {f"b/{n}.xml": jats(n) for n in range(20)}
+    raw({"a/pubmed26n0001.xml.gz": BASELINE, "a/pubmed26n0002.xml.gz": UPDATE, **articles})
+    hashes = []
+    for output, workers in (("one", 1), ("two/deeper", 2)):
+        stage = stage_of(tmp_path, output, a="pubmed", b="jats")
+        run_stage(stage, workers)
+        hashes.append([(result.name, result.hash) for result in finished(stage.directory)])
+    assert hashes[0] == hashes[1]
+    assert len(hashes[0]) == 3
+
+
+def test_only_what_changed_is_done_again(tmp_path, raw):
+    raw({"a/pubmed26n0001.xml.gz": BASELINE, "a/pubmed26n0002.xml.gz": UPDATE})
+    run_stage(stage_of(tmp_path, a="pubmed"))
+    raw({"a/pubmed26n0002.xml.gz": pubmed(citation(9)), "a/pubmed26n0003.xml.gz": UPDATE})
+    report = run_stage(stage_of(tmp_path, a="pubmed"))
+    assert report.done == ["a/pubmed26n0001"]
+    assert report.ran == ["a/pubmed26n0002", "a/pubmed26n0003"]
+
+
+def test_jats_files_go_in_batches_of_five_hundred_in_sorted_order(tmp_path, raw):
+    raw({f"pmc/PMC{n:04d}/a.xml": jats(n) for n in range(1003)})
+    stage = stage_of(tmp_path, pmc="jats")
+    units = stage.units()
+    assert [unit.name for unit in units] == ["pmc/00000", "pmc/00001", "pmc/00002"]
+    assert [len(unit.inputs) for unit in units] == [500, 500, 3]
+    assert next(iter(units[1].inputs)) == "PMC0500/a.xml"
+    data = jats(1002)
+    assert units[2].inputs["PMC1002/a.xml"] == hashlib.sha256(data).hexdigest()
+
+
+def test_a_malformed_article_is_rejected_and_the_batch_goes_on(tmp_path, raw):
+    body = "<p>kept it</p><table-wrap><table><tr><td>lost</td></tr></table></table-wrap>"
+    raw({"p/d/1.xml": jats(1, body), "p/d/2.xml": jats(2)[:-20], "p/d/3.nxml": jats(3, "<p>x<new>y</new></p>")})  # fmt: skip
+    stage = stage_of(tmp_path, p="jats")
+    assert not run_stage(stage).failed
+    (result,) = results(stage).values()
+    documents = list(read_documents(result.folder / "documents.jsonl.zst"))
+    assert [d["id"] for d in documents] == ["pmcid:PMC1", "pmcid:PMC3"]
+    (reject,) = read_documents(result.folder / "rejects.jsonl.zst")
+    assert reject["place"] == "d/2.xml"
+    counts = result.counts
+    assert counts["reject_reasons"] == {"malformed XML": 1}
+    assert counts["unknown_tags"] == {"new": 1}
+    body = counts["body"]
+    assert (body["articles"], body["kept"], body["characters"]) == (2, 8, 12)
+    assert body["share_percentiles"]["0"] == 0.6
+    index = pq.read_table(result.folder / "index.parquet").to_pylist()
+    assert [(row["position"], row["pmcid"], row["file_year"]) for row in index] == [
+        (0, "PMC1", None),
+        (1, "PMC3", None),
+    ]
+
+
+def test_two_files_of_one_name_are_refused(tmp_path, raw):
+    raw({"a/x/pubmed26n0001.xml.gz": BASELINE, "a/y/pubmed26n0001.xml": b"<PubmedArticleSet/>"})
+    with pytest.raises(DataError, match="have the same name"):
+        stage_of(tmp_path, a="pubmed").units()
+
+
+@pytest.mark.parametrize(
+    ("name", "order"),
+    [
+        ("baseline/pubmed26n1334.xml.gz", (2026, 1334)),
+        ("pubmed20n0014.xml", (2020, 14)),
+        ("mine.xml", None),
+    ],
+)
+def test_nlms_file_names_say_their_order(name, order):
+    assert nlm_order(name) == order
+
+
+LINES = b'{"text": "One.", "id": "k1"}\n\n{"text": "Two."}\n{"text": 5}\nnot json\n{"text": " "}\n[1]\n{"text": "Last", "id": 7}'
+
+
+def compressed(name, data):
+    if name.endswith(".gz"):
+        return gzip.compress(data)
+    return zstandard.ZstdCompressor().compress(data) if name.endswith(".zst") else data
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst"])
+def test_json_lines_become_documents_with_their_keys_or_line_numbers(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(compressed(name, LINES))
+    records = list(read_texts(path, f"deep/{name}"))
+    documents = [record for record in records if isinstance(record, dict)]
+    rejects = [record for record in records if isinstance(record, Reject)]
+    assert [(d["id"], d["text"]) for d in documents] == [
+        (f"text:deep/{name}#k1", "One."),
+        (f"text:deep/{name}#3", "Two."),
+        (f"text:deep/{name}#7", "Last"),
+    ]
+    assert [reject.place for reject in rejects] == [f"deep/{name}: line {n}" for n in (4, 5, 6, 7)]
+    assert [reject.reason.partition(":")[0] for reject in rejects] == ["no text", "not JSON", "no text", "no text"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst"])
+def test_a_cut_file_of_lines_is_an_error(tmp_path, name):
+    path = tmp_path / name
+    lines = b"".join(orjson.dumps({"text": hashlib.sha256(bytes([n % 251])).hexdigest() * n}) + b"\n" for n in range(1, 999))  # fmt: skip
+    path.write_bytes(compressed(name, lines)[:-9])
+    with pytest.raises(DataError, match=rf"{name}: broken after line \d+"):
+        list(read_texts(path))
+
+
+def test_a_text_file_is_one_document_and_must_be_utf8(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes("\ufeffÜber\n\nzwei.\n".encode())
+    (document,) = read_texts(path)
+    assert (document["id"], document["text"]) == ("text:a.txt#1", "Über\n\nzwei.\n")
+    path.write_bytes("Über".encode("latin-1"))
+    with pytest.raises(DataError, match="byte 0: not UTF-8"):
+        list(read_texts(path))
+    path.write_bytes(b" \n")
+    assert [type(record) for record in read_texts(path)] == [Reject]
+
+
+def test_text_files_of_one_name_in_two_folders_are_two_units(tmp_path, raw):
+    raw({"t/a/x.txt": b"One.", "t/b/x.txt": b"Two.", "t/c.jsonl": LINES})
+    stage = stage_of(tmp_path, t="text")
+    assert not run_stage(stage).failed
+    found = results(stage)
+    assert list(found) == ["t/a--x", "t/b--x", "t/c"]
+    assert [next(iter(read_documents(r.folder / "documents.jsonl.zst")))["id"] for r in found.values()] == [
+        "text:a/x.txt#1", "text:b/x.txt#1", "text:c.jsonl#k1",
+    ]  # fmt: skip

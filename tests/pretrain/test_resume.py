@@ -1,0 +1,187 @@
+"""Killed, interrupted, started twice: what a run's folder is worth afterwards."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from pretrain.run_folder import RunLock
+from tests import tiny
+from tests.pretrain.conftest import STEPS
+
+
+def start(config: Path, ranks: int = 2) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        tiny.launch_command(config, ranks),
+        env=tiny.ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def last_step(run: Path) -> int:
+    path = run / "metrics.jsonl"
+    lines = path.read_text().rpartition("\n")[0].splitlines() if path.exists() else []
+    return json.loads(lines[-1])["step"] if lines else 0
+
+
+def status(run: Path) -> dict:
+    return json.loads((run / "status.json").read_text())
+
+
+@pytest.fixture
+def config(tmp_path: Path, values) -> Path:
+    return tiny.write_config(tmp_path / "run.yaml", values(tmp_path / "run"))
+
+
+def test_a_rank_killed_in_mid_run_costs_nothing_but_time(config, uninterrupted, tmp_path):
+    run = tmp_path / "run"
+    process = start(config)
+    tiny.wait_for(lambda: last_step(run) >= 11)
+    tiny.kill(tiny.rank_processes(config)[1:])
+    process.communicate(timeout=120)
+    tiny.wait_for(lambda: not tiny.rank_processes(config))
+    assert status(run)["state"] != "done"
+
+    ended = tiny.launch(config)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    assert tiny.losses(run) == tiny.losses(uninterrupted)  # bit for bit, and each step once
+    rolled_back = tiny.losses(run, "metrics.rolled-back.jsonl")
+    assert rolled_back.items() <= tiny.losses(uninterrupted).items()
+    assert status(run)["state"] == "done"
+
+    again = tiny.launch(config)
+    assert again.returncode == 0
+    assert "is finished" in again.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_to_one_rank_saves_on_all_and_ends_with_75(
+    number, config, uninterrupted, tmp_path
+):
+    run = tmp_path / "run"
+    process = start(config)
+    tiny.wait_for(lambda: last_step(run) >= 6)
+    tiny.kill(tiny.rank_processes(config)[1:], number)
+    process.communicate(timeout=120)
+    tiny.wait_for(lambda: not tiny.rank_processes(config))
+    told = status(run)
+    assert (told["state"], told["code"]) == ("interrupted", 75)
+    assert signal.Signals(number).name in told["reason"]
+    assert (run / "checkpoints" / f"step-{told['step']:08d}" / "manifest.json").exists()
+
+    before = tiny.losses(run)
+    assert list(before) == list(range(1, told["step"] + 1))  # nothing is lost, nothing to roll back
+    if number == signal.SIGTERM:
+        assert tiny.launch(config).returncode == 0
+        assert tiny.losses(run) == tiny.losses(uninterrupted)
+
+
+def test_sigterm_to_the_deepspeed_command_leaves_no_orphans(config, tmp_path):
+    run = tmp_path / "run"
+    process = start(config)
+    tiny.wait_for(lambda: last_step(run) >= 6)
+    process.terminate()
+    process.communicate(timeout=120)
+    tiny.wait_for(lambda: not tiny.rank_processes(config))
+    told = status(run)
+    assert (told["state"], told["code"]) == ("interrupted", 75)
+
+
+def test_a_second_run_in_the_folder_is_refused_until_the_first_is_gone(config, values, tmp_path):
+    run = tmp_path / "run"
+    held = subprocess.Popen(
+        [
+            tiny.sys.executable,
+            "-c",
+            "import sys, time; sys.path.insert(0, sys.argv[1])\n"
+            "from pathlib import Path; from pretrain.run_folder import RunLock\n"
+            "lock = RunLock(Path(sys.argv[2])); lock.acquire(); print('held', flush=True); time.sleep(300)",
+            str(tiny.ROOT),
+            str(run),
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert held.stdout is not None
+    assert held.stdout.readline() == "held\n"
+    with pytest.raises(Exception, match=rf"in use by process {held.pid} on .*stop that run"):
+        RunLock(run).acquire(wait_s=0.2)
+    os.kill(held.pid, signal.SIGKILL)
+    held.wait()
+    # The kernel has released the lock: nothing stale keeps the next one out.
+    ended = tiny.run_alone(config, "pretrain", "--training.steps", "2")
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    assert status(run)["state"] == "done"
+
+
+def test_a_damaged_checkpoint_is_named_and_passed_over(uninterrupted, values, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(uninterrupted, run)
+    (run / "status.json").unlink()
+    newest = run / "checkpoints" / f"step-{STEPS:08d}"
+    changed = next(newest.glob("*optim_states.pt"))
+    content = bytearray(changed.read_bytes())
+    content[len(content) // 2] ^= 1
+    changed.write_bytes(content)
+    half_written = run / "checkpoints" / ".step-00000099.partial"
+    half_written.mkdir()
+    config = tiny.write_config(tmp_path / "run.yaml", values(run))
+    ended = tiny.launch(config)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    message = " ".join(ended.stderr.split())
+    assert f"{newest.name} is damaged and is passed over" in message.replace("\n", "")
+    assert changed.name in message
+    assert tiny.losses(run) == tiny.losses(uninterrupted)
+    assert not half_written.exists()
+
+
+def test_changed_settings_are_refused_with_the_differences_listed(uninterrupted, values, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(uninterrupted, run)
+    (run / "status.json").unlink()
+    changed = values(run, seed=8, optimizer__learning_rate=2e-3)
+    config = tiny.write_config(tmp_path / "run.yaml", changed)
+    ended = tiny.run_alone(config)
+    assert ended.returncode == 2
+    assert "optimizer.learning_rate: was 0.001, is 0.002" in ended.stderr
+    assert "seed: was 7, is 8" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert (run / "checkpoints" / f"step-{STEPS:08d}").is_dir()
+
+
+def test_frozen_base_weights_survive_a_resume_of_lora(values, base_model, tmp_path):
+    lora = {"path": str(base_model), "lora": {"rank": 4, "dropout": 0.1}}
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    settings = {"model": lora, "training__steps": 8, "checkpoint": {"every_steps": 4}}
+    config = tiny.write_config(tmp_path / "whole.yaml", values(whole, **settings))
+    ended = tiny.launch(config, 2, "instruct")
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    shutil.copytree(whole, stopped)
+    shutil.rmtree(stopped / "checkpoints" / "step-00000008")
+    (stopped / "status.json").unlink()
+    config = tiny.write_config(tmp_path / "stopped.yaml", values(stopped, **settings))
+    ended = tiny.launch(config, 2, "instruct")
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    assert tiny.losses(stopped) == tiny.losses(whole)
+
+    other = tmp_path / "other"
+    shutil.copytree(whole, other)
+    shutil.rmtree(other / "checkpoints" / "step-00000008")
+    (other / "status.json").unlink()
+    settings["model"] = {"path": str(base_model), "lora": {"rank": 4, "dropout": 0.1}}
+    config = tiny.write_config(tmp_path / "other.yaml", values(other, **settings))
+    started = time.monotonic()
+    ended = tiny.run_alone(config, "instruct")
+    assert ended.returncode == 0, (time.monotonic() - started, ended.stderr[-3000:])
+    # Dropout draws differ on another number of ranks: the weights are the same, the losses alike.
+    assert list(tiny.losses(other).values()) == pytest.approx(
+        list(tiny.losses(whole).values()), rel=2e-3
+    )
