@@ -18,6 +18,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import psutil
@@ -69,7 +70,7 @@ def main(source: Path | None) -> None:
 
 
 @contextmanager
-def heading(title: str):  # type: ignore[no-untyped-def]
+def heading(title: str) -> Iterator[None]:
     console.rule(f"[bold]{title}", align="left")
     start = time.perf_counter()
     yield
@@ -139,7 +140,7 @@ def run(command: list[object]) -> None:
         raise DataError(f"the command above ended with code {code}")
 
 
-def data_prep(stage: str, overrides: list[object]) -> None:
+def data_prep(stage: str, overrides: Sequence[object]) -> None:
     run([sys.executable, "-m", "data_prep", stage, "configs/corpus/demo.yaml", *overrides])
 
 

@@ -124,7 +124,7 @@ class Checkpoints:
 
     def newest(self) -> tuple[Path | None, list[str]]:
         """The newest whole checkpoint, and a line for each damaged one that was passed over."""
-        skipped = []
+        skipped: list[str] = []
         for step in distributed.from_first(saved_steps(self.folder)):
             path = self.folder / name_of(step)
             faults = self._faults(path)

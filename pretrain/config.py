@@ -14,7 +14,7 @@ class Lora(Section):
     """Low-rank adapters on a frozen base model (Hu et al. 2021, arXiv:2106.09685), by peft."""
 
     rank: Positive = 8
-    alpha: float = Field(16.0, gt=0)
+    alpha: Positive = 16
     dropout: float = Field(0.0, ge=0, lt=1)
     targets: list[str] | Literal["all-linear"] = "all-linear"  # module names
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def _start_wandb(folder: Path, tracking: Tracking, config: dict[str, Any]) -> An
     import wandb
 
     remembered = folder / "wandb.json"
-    run_id = read_json(remembered)["id"] if remembered.exists() else wandb.util.generate_id()
+    run_id = read_json(remembered)["id"] if remembered.exists() else secrets.token_hex(4)
     write_json(remembered, {"id": run_id})
     # Without a key "online" would ask on a terminal that a batch job does not have.
     online = tracking.wandb == "online" and (os.environ.get("WANDB_API_KEY") or wandb.api.api_key)

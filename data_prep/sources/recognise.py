@@ -28,8 +28,8 @@ def sort_by_format(folder: Path) -> dict[str, list[Path]]:
 
 
 def _kind(path: Path) -> str | None:
-    opened = gzip.open(path) if path.suffix == ".gz" else path.open("rb")
-    with opened as stream:
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rb") as stream:
         try:
             head = stream.read(HEAD_BYTES)
         except (OSError, EOFError):
