@@ -30,7 +30,7 @@ from data_prep.files import read_json
 from data_prep.sources.recognise import sort_by_format
 
 ROOT = Path(__file__).resolve().parents[1]
-console = Console(highlight=False)
+console = Console(highlight=False, soft_wrap=True)
 HOME = Path("runs/demo")
 KILL_AFTER_STEPS = 7  # beyond the checkpoint, to be computed again after the resume
 ENVIRONMENT = os.environ | {
@@ -38,6 +38,10 @@ ENVIRONMENT = os.environ | {
     "DS_ACCELERATOR": "cpu",
     "OMP_NUM_THREADS": "1",
     "TOKENIZERS_PARALLELISM": "false",
+    # What libraries say at every model they load would bury what the demo shows.
+    "TQDM_DISABLE": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "LMEVAL_LOG_LEVEL": "ERROR",
 }
 
 

@@ -195,13 +195,12 @@ class Trainer:
             if stop:
                 return self._reason()
             self._train(batch, int(tokens), waited)
-            if self._at(self.config.training.validate_every) and self.step < self.plan.steps:
+            # Before saving: where the last checkpoint is, its validation is, too.
+            if self._at(self.config.training.validate_every) or self.step == self.plan.steps:
                 self._validate()
             if save or self._at(self.config.checkpoint.every_steps):
                 self._save()
             started = time.perf_counter()
-        if self.saved_step < self.plan.steps:
-            self._validate()
         return None
 
     def _batches(self) -> Any:

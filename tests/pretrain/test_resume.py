@@ -117,7 +117,7 @@ def test_a_second_run_in_the_folder_is_refused_until_the_first_is_gone(config, v
     os.kill(held.pid, signal.SIGKILL)
     held.wait()
     # The kernel has released the lock: nothing stale keeps the next one out.
-    ended = tiny.run_alone(config, "pretrain", "--training.steps", "2")
+    ended = tiny.run_alone(config, "pretrain", "--training.steps", "4")
     assert ended.returncode == 0, ended.stderr[-3000:]
     assert status(run)["state"] == "done"
 
