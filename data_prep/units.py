@@ -12,6 +12,7 @@ import shutil
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -136,7 +137,9 @@ def execute(stage: Stage, unit: Unit) -> None:
     except Exception as error:
         # What an earlier input gave must not pass for this one's output.
         shutil.rmtree(folder, ignore_errors=True)
-        write_json(failure, stage.expected_record(unit) | {"error": _reason(error)})
+        # On a full disk there may be no room for the reason either: then the lack of both is reported.
+        with suppress(OSError):
+            write_json(failure, stage.expected_record(unit) | {"error": _reason(error)})
     else:
         failure.unlink(missing_ok=True)
 
@@ -175,7 +178,9 @@ def run_stage(stage: Stage, workers: int = 1) -> StageReport:
         if failure.exists():
             failed[unit.name] = read_json(failure)["error"]
         elif not is_done(stage, unit):
-            failed[unit.name] = "its process ended before it was finished (killed? out of memory?)"
+            failed[unit.name] = (
+                "it was not finished and left no reason (killed? out of memory? disk full?)"
+            )
     ran = [unit.name for unit in todo if unit.name not in failed]
     return StageReport(stage.name, [unit.name for unit in done], ran, failed)
 

@@ -4,6 +4,8 @@ Exit codes of a rank: 0 done, 1 failed, 2 wrong arguments or config, 75 interrup
 Nothing heavy is imported before the config has been checked.
 """
 
+import contextlib
+import errno
 import logging
 import os
 import sys
@@ -55,6 +57,13 @@ def main(name: str, arguments: list[str]) -> int:
     except ProjectError as error:
         _fail(rank, config, lock, error.exit_code, str(error))
         return error.exit_code
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            _fail(rank, config, lock, 1, f"{type(error).__name__}: {error}", quiet=True)
+            raise
+        message = f"{error.filename or (config and config.run)}: {error.strerror}; free space and start again"
+        _fail(rank, config, lock, 1, message)
+        return 1
     except RuntimeError as error:
         if not _peer_is_gone(error):
             _fail(rank, config, lock, 1, f"{type(error).__name__}: {error}", quiet=True)
@@ -90,8 +99,10 @@ def _fail(
     if not quiet and _first_to_say(rank, message):
         _say(0, message)
     if config is not None and lock is not None and lock.held:
-        status = read_status(config.run)
-        write_status(config.run, "failed", status.get("step", 0), code, message)
+        # A full disk must not hide what has been said.
+        with contextlib.suppress(OSError):
+            status = read_status(config.run)
+            write_status(config.run, "failed", status.get("step", 0), code, message)
 
 
 def _first_to_say(rank: int, message: str) -> bool:
