@@ -34,10 +34,9 @@ def main(name: str, arguments: list[str]) -> int:
         if path is None:
             raise ConfigError(f"--config is missing; {USAGE.format(name=name)}")
         config = load_config(RunConfig, path, overrides)
-        os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+        _prepare_libraries()
         if config.model.path is None or Path(config.model.path).is_dir():
             os.environ.setdefault("HF_HUB_OFFLINE", "1")
-        _quieten()
         interruption = Interruption()
         interruption.install()
         from pretrain.plan import make_plan
@@ -45,7 +44,9 @@ def main(name: str, arguments: list[str]) -> int:
         plan = make_plan(config, int(os.environ.get("WORLD_SIZE", "1")))
         status = read_status(config.run)
         if status.get("state") == "done" and status["step"] >= plan.steps:
-            _say(rank, f"{config.run} is finished: {status['step']} steps are done")
+            if rank == 0:
+                done = f"{config.run} is finished: {status['step']} steps are done"
+                print(done, file=sys.stderr)
             return 0
         if rank == 0:
             lock = RunLock(config.run)
@@ -54,55 +55,53 @@ def main(name: str, arguments: list[str]) -> int:
         from pretrain.trainer import train
 
         return train(config, plan, distributed.Ranks.from_environment(), interruption)
-    except ProjectError as error:
-        _fail(rank, config, lock, error.exit_code, str(error))
-        return error.exit_code
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            _fail(rank, config, lock, 1, f"{type(error).__name__}: {error}", quiet=True)
-            raise
-        message = f"{error.filename or (config and config.run)}: {error.strerror}; free space and start again"
-        _fail(rank, config, lock, 1, message)
-        return 1
-    except RuntimeError as error:
-        if not _peer_is_gone(error):
-            _fail(rank, config, lock, 1, f"{type(error).__name__}: {error}", quiet=True)
-            raise
-        _fail(rank, config, lock, 1, "another rank ended; its message says why")
-        return 1
     except Exception as error:
-        _fail(rank, config, lock, 1, f"{type(error).__name__}: {error}", quiet=True)
-        raise
+        message = _explain(error)
+        if message and _first_to_say(rank, message):
+            print(message, file=sys.stderr, flush=True)
+        if config is not None and lock is not None and lock.held:
+            _record_failure(config, error, message)
+        if message is None:
+            raise
+        return _exit_code(error)
 
 
-def _quieten() -> None:
-    """Leave out what libraries say on every rank and nobody can act on."""
-    warnings.filterwarnings("ignore", category=FutureWarning, module="torch|transformers|peft")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-
-
-def _peer_is_gone(error: RuntimeError) -> bool:
+def _explain(error: Exception) -> str | None:
+    """What to tell about an error that somebody can act on; None for a fault of this project."""
+    if isinstance(error, ProjectError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{error.filename or 'run'}: {error.strerror}; free space and start again"
     text = str(error)
-    return type(error).__name__.startswith("Dist") or "gloo" in text or "Connection reset" in text
+    if isinstance(error, RuntimeError) and (
+        type(error).__name__.startswith("Dist") or "gloo" in text or "Connection reset" in text
+    ):
+        return "another rank ended; its message says why"
+    return None
 
 
-def _fail(
-    rank: int,
-    config: RunConfig | None,
-    lock: RunLock | None,
-    code: int,
-    message: str,
-    quiet: bool = False,
-) -> None:
-    """Say it once over all ranks, and leave it in status.json if this process owns the run."""
-    if not quiet and _first_to_say(rank, message):
-        _say(0, message)
-    if config is not None and lock is not None and lock.held:
-        # A full disk must not hide what has been said.
-        with contextlib.suppress(OSError):
-            status = read_status(config.run)
-            write_status(config.run, "failed", status.get("step", 0), code, message)
+def _exit_code(error: Exception) -> int:
+    return error.exit_code if isinstance(error, ProjectError) else 1
+
+
+def _record_failure(config: RunConfig, error: Exception, message: str | None) -> None:
+    # A full disk must not hide what has been said.
+    with contextlib.suppress(OSError):
+        step = read_status(config.run).get("step", 0)
+        reason = message or f"{type(error).__name__}: {error}"
+        write_status(config.run, "failed", step, _exit_code(error), reason)
+
+
+def _prepare_libraries() -> None:
+    """Settings of libraries that must stand before they are imported."""
+    # Names no network but what the config names; says nothing that nobody can act on, on every rank.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch|transformers|peft")
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    # DeepSpeed builds its CPU communication op with ninja, which lies beside the interpreter even
+    # where the environment has not been activated.
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
 
 
 def _first_to_say(rank: int, message: str) -> bool:
@@ -112,8 +111,3 @@ def _first_to_say(rank: int, message: str) -> bool:
 
         return claim(message, rank)
     return int(os.environ.get("LOCAL_RANK", "0")) == 0
-
-
-def _say(rank: int, message: str) -> None:
-    if rank == 0:
-        print(message, file=sys.stderr, flush=True)
