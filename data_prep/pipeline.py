@@ -3,8 +3,6 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from rich.table import Table
-
 from data_prep.config import CorpusConfig
 from data_prep.curate.identity import IdentifyStage
 from data_prep.curate.stage import CurateStage
@@ -26,6 +24,7 @@ STAGES: dict[str, tuple[Callable[[CorpusConfig], Stage], ...]] = {
 }
 CORPUS = ("download", "extract", "curate", "tokenizer", "pack")
 NAMES = (*CORPUS, "instruct", "all")
+GROUP_SIZE = 8  # parts of a group that are shown: enough for every reason to drop a document
 
 
 def run(name: str, config: CorpusConfig, allow_failed: bool) -> None:
@@ -76,11 +75,11 @@ def _tell(report: StageReport) -> None:
 
 
 def _tell_counts(stage: Stage) -> None:
-    totals = total([result.counts for result in finished(stage.directory)])
-    table = Table(show_header=False, box=None, padding=(0, 2))
-    for name, value in _rows(totals):
-        table.add_row(name, value)
-    console.print(table)
+    rows = dict(_rows(total([result.counts for result in finished(stage.directory)])))
+    width = max(map(len, rows), default=0)
+    for name, value in rows.items():
+        # Wide lines are the terminal's to wrap, so that a log or a search has each whole.
+        console.print(f"  {name:{width}}  {value}", highlight=False, markup=False, soft_wrap=True)
 
 
 def total(counts: list[dict[str, Any]]) -> dict[str, Any]:
@@ -96,9 +95,21 @@ def total(counts: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _rows(totals: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Plain numbers, and groups that are small enough for a line."""
+    """Plain numbers, and groups of them on a line each; histograms are left to the report."""
     for name, value in totals.items():
         if not isinstance(value, dict):
             yield name, f"{value:,}"
-        elif 0 < len(value) <= 8 and all(not isinstance(part, dict) for part in value.values()):
-            yield name, ", ".join(f"{key} {number:,}" for key, number in value.items())
+            continue
+        parts = {key: part for key, part in value.items() if part}
+        if parts and not any(
+            isinstance(part, dict) or key.isdigit() for key, part in parts.items()
+        ):
+            yield name, _group(parts)
+
+
+def _group(parts: dict[str, Any]) -> str:
+    """All parts of a group, or the largest and how much the others make."""
+    largest = sorted(parts, key=lambda key: -parts[key])[:GROUP_SIZE]
+    shown = [f"{key}: {number:,}" for key, number in parts.items() if key in largest]
+    rest = [number for key, number in parts.items() if key not in largest]
+    return ", ".join([*shown, f"{len(rest)} others: {sum(rest):,}"] if rest else shown)

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import argparse
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -133,23 +134,35 @@ def held_out_overrides() -> list[str]:
     return ["--documents", json.dumps(globs)]
 
 
-def run(command: list[object]) -> None:
-    """Run a command of this project's; its own messages are shown, its libraries' go to a log."""
-    words = [str(word) for word in command]
-    console.print(
-        f"[dim]$ {' '.join(Path(words[0]).name if i == 0 else w for i, w in enumerate(words))}[/dim]"
-    )
+def show(words: Sequence[str]) -> None:
+    """The command as a person can type it, from the checkout."""
+    command = shlex.join([Path(words[0]).name, *words[1:]])
+    console.print(f"$ {command}", style="dim", markup=False)
+
+
+def data_prep(stage: str, overrides: Sequence[object]) -> None:
+    words = [sys.executable, "-m", "data_prep", stage, "configs/corpus/demo.yaml"]
+    words += [str(override) for override in overrides]
+    show(words)
     code = subprocess.run(words, env=ENVIRONMENT, check=False).returncode
     if code:
         raise DataError(f"the command above ended with code {code}")
 
 
-def data_prep(stage: str, overrides: Sequence[object]) -> None:
-    run([sys.executable, "-m", "data_prep", stage, "configs/corpus/demo.yaml", *overrides])
-
-
 def python(script: str, *arguments: object) -> None:
-    run([sys.executable, f"launch/{script}.py", *arguments])
+    """Run a script of this folder; what its libraries say goes to a log, its results are shown."""
+    words = [sys.executable, f"launch/{script}.py", *map(str, arguments)]
+    show(words)
+    path = HOME / "logs" / f"{script}.log"
+    with path.open("ab") as log:
+        # DeepSpeed's lines about a checkpoint that it reads go to standard output, where an export has no results.
+        results = log if script == "export" else None
+        code = subprocess.run(
+            words, env=ENVIRONMENT, check=False, stdout=results, stderr=log
+        ).returncode
+    if code:
+        last = path.read_text(errors="replace").strip().splitlines()[-1:]
+        raise DataError(f"the command above ended with code {code}; {path} ends: {''.join(last)}")
 
 
 def training_command(name: str, overrides: list[str]) -> list[str]:
@@ -159,12 +172,11 @@ def training_command(name: str, overrides: list[str]) -> list[str]:
 
 
 def start_training(name: str, overrides: list[str]) -> subprocess.Popen[bytes]:
-    console.print(
-        f"[dim]$ deepspeed --num_gpus 2 launch/{name}.py --config configs/recipe/demo-{name}.yaml[/dim]"
-    )
+    words = training_command(name, overrides)
+    show(words)
     with (HOME / "logs" / f"{name}.log").open("ab") as log:
         # DeepSpeed's own lines go to standard output; the trainer's to standard error.
-        return subprocess.Popen(training_command(name, overrides), env=ENVIRONMENT, stdout=log)
+        return subprocess.Popen(words, env=ENVIRONMENT, stdout=log)
 
 
 def train(name: str, overrides: list[str]) -> None:

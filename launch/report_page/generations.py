@@ -8,6 +8,7 @@ import torch
 import transformers
 
 from data_prep.errors import ConfigError
+from data_prep.files import digest
 
 
 def generate(
@@ -15,8 +16,8 @@ def generate(
 ) -> list[dict[str, Any]]:
     """For each prompt {"prompt", "greedy", "sampled"}: the text that follows it.
 
-    Sampling is from the whole distribution at temperature 1, seeded anew for each prompt, so that a prompt
-    more or less changes no other. A tokenizer with a chat template gets the prompt as a user's message. Of a
+    Sampling is from the whole distribution at temperature 1, seeded by `seed` and the prompt itself, so that
+    a prompt more or less changes no other, and two prompts do not draw the same numbers. A tokenizer with a chat template gets the prompt as a user's message. Of a
     prompt too long for the model's context its end is used. Raises ConfigError where `new_tokens` leaves
     no room for a prompt.
     """
@@ -41,7 +42,7 @@ def generate(
         ids = _encode(tokenizer, prompt)[:, new_tokens - context :].to(model.device)
         answers = {}
         for how, options in (("greedy", {"do_sample": False}), ("sampled", _FREELY)):
-            torch.manual_seed(seed)
+            torch.manual_seed(int(digest([seed, prompt])[:15], 16))
             with torch.inference_mode():
                 written = model.generate(ids, attention_mask=torch.ones_like(ids), **options)[0]
             answers[how] = tokenizer.decode(written[ids.shape[1] :], skip_special_tokens=True)
