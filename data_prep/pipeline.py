@@ -71,7 +71,7 @@ def _tell(report: StageReport) -> None:
         parts.append(f"{len(report.failed)} failed")
     console.print(f"[bold]{report.stage}[/bold]  {', '.join(parts)}", highlight=False)
     for unit, reason in report.failed.items():
-        console.print(f"  {unit}: {reason}", highlight=False, markup=False)
+        console.print(f"  {unit}: {reason}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _tell_counts(stage: Stage) -> None:

@@ -99,9 +99,14 @@ def test_a_pubmed_file_becomes_documents_rejects_and_an_index(tmp_path, raw):
 
     rows = pq.read_table(second.folder / "index.parquet").to_pylist()
     common = {"pmcid": None, "doi": None, "retracted": False, "file_year": 2026, "file_number": 2}
+    (length,) = [len(d["text"]) for d in read_documents(second.folder / "documents.jsonl.zst")]
     assert rows == [
-        {"position": 0, "kind": "document", "pmid": 1, "version": 2, "id": "pmid:1"} | common,
-        {"position": -1, "kind": "deletion", "pmid": 3, "version": 1, "id": None} | common,
+        {"position": 0, "kind": "document", "pmid": 1, "version": 2, "id": "pmid:1"}
+        | common
+        | {"language": "eng", "licence": "nlm-terms", "characters": length},
+        {"position": -1, "kind": "deletion", "pmid": 3, "version": 1, "id": None}
+        | common
+        | {"language": None, "licence": None, "characters": None},
     ]
 
 
@@ -113,6 +118,7 @@ def test_the_index_has_the_types_that_later_stages_read(tmp_path, raw):
     assert [f"{field.name} {field.type}" for field in schema] == [
         "position int64", "kind string", "pmid int64", "version int32", "pmcid string", "doi string",
         "id string", "retracted bool", "file_year int32", "file_number int32",
+        "language string", "licence string", "characters int64",
     ]  # fmt: skip
 
 
