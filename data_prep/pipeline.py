@@ -58,7 +58,8 @@ def _reports(name: str, config: CorpusConfig) -> Iterator[StageReport]:
         yield report
         if not (report.done or report.ran or report.failed):
             raise DataError(
-                f"{stage.name}: found nothing to work on; run the stage before it first"
+                f"{stage.name}: found nothing to work on; run the stage before it first, or, where it "
+                "kept no document, see in its counts why"
             )
         _tell_counts(stage)
 

@@ -26,13 +26,14 @@ import psutil
 from rich.console import Console
 
 from data_prep.demo_corpus import unpack
-from data_prep.errors import DataError, ProjectError
+from data_prep.errors import ConfigError, DataError, ProjectError
 from data_prep.files import read_json
 from data_prep.sources.recognise import sort_by_format
 
 ROOT = Path(__file__).resolve().parents[1]
 console = Console(highlight=False, soft_wrap=True)
 HOME = Path("runs/demo")
+SOURCES = ("pubmed", "pmc")  # that the demo's configs name
 KILL_AFTER_STEPS = 7  # beyond the checkpoint, to be computed again after the resume
 ENVIRONMENT = os.environ | {
     "CUDA_VISIBLE_DEVICES": "",
@@ -48,10 +49,11 @@ ENVIRONMENT = os.environ | {
 
 def main(source: Path | None) -> None:
     began = time.perf_counter()
+    given = find_input(source) if source else {}
     shutil.rmtree(HOME, ignore_errors=True)
     (HOME / "logs").mkdir(parents=True)
     with heading("Raw text"):
-        lay_out_raw_text(source)
+        lay_out_raw_text(source, given)
     with heading("XML to shards: download, extract, curate, tokenizer, pack"):
         data_prep("all", corpus_overrides())
     data = data_overrides()
@@ -68,9 +70,9 @@ def main(source: Path | None) -> None:
         train("instruct", [])
         python("export", "--run", HOME / "instruct", "--output", HOME / "instruct-model")
     with heading("Evaluation on held-out documents"):
-        python("evaluate", "--config", "configs/evaluate/demo.yaml", *held_out_overrides())
+        evaluate()
     with heading("Report"):
-        python("report", "--config", "configs/report/demo.yaml")
+        report()
     close(time.perf_counter() - began)
 
 
@@ -82,56 +84,76 @@ def heading(title: str) -> Iterator[None]:
     console.print(f"[dim]{time.perf_counter() - start:.0f} s[/dim]")
 
 
-def lay_out_raw_text(source: Path | None) -> None:
-    """The bundled corpus, or links to the user's files sorted by what they are."""
-    unpack(HOME / "raw")
-    if source is None:
-        return
-    for name in ("pubmed", "pmc"):
-        shutil.rmtree(HOME / "raw" / name)
+def find_input(source: Path) -> dict[str, list[Path]]:
+    """The user's files sorted by what they are, looked for before anything of an earlier demo is removed."""
+    if source.resolve().is_relative_to(HOME.resolve()):
+        raise ConfigError(
+            f"--input {source}: lies in {HOME}, which every demo empties; move it elsewhere"
+        )
     found = sort_by_format(source)
     if not found:
         raise DataError(
             f"--input {source}: found no PubMed XML and no JATS; give a folder of either"
         )
-    for name, files in found.items():
+    return found
+
+
+def lay_out_raw_text(source: Path | None, given: dict[str, list[Path]]) -> None:
+    """The bundled corpus, or links to the user's files in its place."""
+    unpack(HOME / "raw")
+    if source is None:
+        return
+    for name in SOURCES:
+        shutil.rmtree(HOME / "raw" / name)
+    for name, files in given.items():
         for path in files:
             link = HOME / "raw" / name / path.relative_to(source)
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(path.resolve())
-        console.print(f"{name}: {len(files)} files")
+        texts = [path for path in files if path.suffix != ".md5"]
+        console.print(f"{name}: {len(texts)} files")
 
 
 def corpus_overrides() -> list[str]:
-    """The sources that there are."""
+    """The sources that there are, where the config names one that there is not."""
     formats = {"pubmed": "pubmed", "pmc": "jats"}
     sources = {
         name: {"format": form, "path": str(HOME / "raw" / name)}
         for name, form in formats.items()
         if (HOME / "raw" / name).is_dir()
     }
-    return ["--sources", json.dumps(sources)]
+    return ["--sources", json.dumps(sources)] if len(sources) < len(SOURCES) else []
 
 
 def shard_sets(split: str) -> dict[str, str]:
-    names = ("pubmed", "pmc")
-    folders = {name: HOME / "corpus/shards" / f"{name}-{split}" for name in names}
+    folders = {name: HOME / "corpus/shards" / f"{name}-{split}" for name in SOURCES}
     return {name: str(folder) for name, folder in folders.items() if folder.is_dir()}
 
 
 def data_overrides() -> list[str]:
-    train = {name: {"path": path} for name, path in shard_sets("train").items()}
-    validation = shard_sets("validation")
-    return ["--data.train", json.dumps(train), "--data.validation", json.dumps(validation)]
+    overrides = []
+    train, validation = shard_sets("train"), shard_sets("validation")
+    if len(train) < len(SOURCES):
+        overrides += ["--data.train", json.dumps({name: {"path": train[name]} for name in train})]
+    if len(validation) < len(SOURCES):
+        overrides += ["--data.validation", json.dumps(validation)]
+    return overrides
 
 
-def held_out_overrides() -> list[str]:
-    folder = HOME / "corpus/curate"
-    globs = {
-        name: [str(folder / name / "*" / "validation.jsonl.zst")]
-        for name in shard_sets("validation")
-    }
-    return ["--documents", json.dumps(globs)]
+def evaluate() -> None:
+    """The models on what was held out, if anything was."""
+    held_out = shard_sets("validation")
+    if not held_out:
+        console.print("none: of so few documents none was held out")
+        return
+    files = {name: [f"{HOME}/corpus/curate/{name}/*/validation.jsonl.zst"] for name in held_out}
+    some = ["--documents", json.dumps(files)] if len(held_out) < len(SOURCES) else []
+    python("evaluate", "--config", "configs/evaluate/demo.yaml", *some)
+
+
+def report() -> None:
+    without = [] if (HOME / "evaluation").is_dir() else ["--evaluation", "null"]
+    python("report", "--config", "configs/report/demo.yaml", *without)
 
 
 def show(words: Sequence[str]) -> None:

@@ -68,8 +68,12 @@ def _svg(name: str, height: float, columns: int, draw: Callable[[Sequence[Axes]]
 def years(corpus: CorpusFigures) -> str:
     """Documents and tokens by year, stacked by source."""
     labels, values = by_year(corpus)
-    apart = max(1, -(-len(labels) // 8))  # years between labels that do not touch
-    ticks = [*range(len(labels) - 1, apart // 2, -apart), 0]
+    places = _places(labels)
+    apart = max(1, -(-places[-1] // 7))  # places between labels that do not touch
+    ticks = [len(labels) - 1]
+    for tick in reversed(range(len(labels))):
+        if places[ticks[-1]] - places[tick] >= apart:
+            ticks.append(tick)
 
     def draw(axes: Sequence[Axes]) -> None:
         for place, title in enumerate(("Documents", "Tokens")):
@@ -78,15 +82,26 @@ def years(corpus: CorpusFigures) -> str:
                 itertools.cycle(SERIES), values.items(), strict=False
             ):
                 heights = [entry[place] for entry in entries]
-                axes[place].bar(labels, heights, bottom=bottoms, color=colour, label=source)
+                axes[place].bar(places, heights, bottom=bottoms, color=colour, label=source)
                 bottoms = [low + high for low, high in zip(bottoms, heights, strict=True)]
             axes[place].set_title(f"{title} by year of publication")
             axes[place].yaxis.set_major_formatter(EngFormatter(sep=""))
             axes[place].grid(visible=False, axis="x")
-            axes[place].set_xticks(ticks, [labels[tick] for tick in ticks])
+            axes[place].set_xticks(
+                [places[tick] for tick in ticks], [labels[tick] for tick in ticks]
+            )
         axes[0].legend()
 
     return _svg("years", 2.8, 2, draw)
+
+
+def _places(labels: Sequence[str]) -> list[int]:
+    """Where each year's bar stands: an empty place where years are left out between two."""
+    places = [0]
+    for before, label in itertools.pairwise(labels):
+        follows = not (before.isdigit() and label.isdigit()) or int(label) == int(before) + 1
+        places.append(places[-1] + (1 if follows else 2))
+    return places
 
 
 def by_year(corpus: CorpusFigures) -> tuple[list[str], dict[str, list[list[int]]]]:

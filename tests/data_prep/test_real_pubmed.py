@@ -24,7 +24,9 @@ LANGUAGES = ("eng",)
 MIN_CHARACTERS = 100
 HEAD = '<?xml version="1.0" encoding="UTF-8"?>\n<PubmedArticleSet>\n'
 TAIL = "</PubmedArticleSet>\n"
-MARKED = re.compile(r"<(?:ArticleTitle|AbstractText)[^>]*>[^<]*<(?!/(?:ArticleTitle|AbstractText)>)")
+MARKED = re.compile(
+    r"<(?:ArticleTitle|AbstractText)[^>]*>[^<]*<(?!/(?:ArticleTitle|AbstractText)>)"
+)
 
 
 def real_records(folder: Path, name: str) -> list[str]:

@@ -21,7 +21,7 @@ EVERYTHING = {
     "training__activation_checkpointing": True,
     "training__validate_every": 4,
     "training__validation_sequences": 7,
-    "checkpoint": {"every_steps": 4},
+    "checkpoint": {"every_steps": 4, "every_minutes": 1e-5, "keep": 10},
     "tracking": {"wandb": "offline"},
 }
 
@@ -54,10 +54,18 @@ def test_validation_stands_at_the_start_at_its_steps_and_at_the_end(run):
     assert len({r["tokens"] for r in results}) == 1
 
 
+def test_minutes_save_as_well_as_steps(run):
+    # Every step takes longer than the 0.6 ms between checkpoints that the config asks for.
+    saved = {path.name for path in (run / "checkpoints").glob("step-*")}
+    assert saved == {f"step-{step:08d}" for step in range(1, 9)}
+    assert (run / "checkpoints/latest").read_text() == "step-00000008\n"
+
+
 def test_a_resume_draws_the_same_dropout_in_bf16(run, values, sets, tmp_path):
     again = tmp_path / "run"
     shutil.copytree(run, again)
-    shutil.rmtree(again / "checkpoints" / "step-00000008")
+    for step in range(5, 9):
+        shutil.rmtree(again / "checkpoints" / f"step-{step:08d}")
     (again / "status.json").unlink()
     config = values(again, **EVERYTHING, data__validation={"b": str(sets["b"])})
     ended = tiny.launch(tiny.write_config(tmp_path / "run.yaml", config))

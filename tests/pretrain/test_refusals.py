@@ -123,6 +123,7 @@ def test_a_full_disk_stops_the_run_and_leaves_its_last_checkpoint_whole(
     ended = tiny.run_alone(config)
     assert ended.returncode == 0, ended.stderr[-2000:]
     assert list(tiny.losses(run)) == list(range(1, 13))
+    assert [path.name for path in (run / "checkpoints").glob("step-*")] == ["step-00000012"]
 
 
 def test_data_prep_on_a_full_disk_says_so(small_disk, tmp_path):
