@@ -14,10 +14,10 @@ from data_prep.config import Tokenizer as TokenizerSettings
 from data_prep.curate.identity import IdentifyStage
 from data_prep.curate.stage import CurateStage
 from data_prep.demo_corpus import CORPUS
+from data_prep.executor import run_stage
 from data_prep.sources.download import download
 from data_prep.sources.extract import ExtractStage
 from data_prep.tokenizer.train import TokenizerStage
-from data_prep.units import run_stage
 
 COPIES = 300  # of the bundled baseline file: some 100 MB of XML
 

@@ -7,13 +7,14 @@ from data_prep.config import CorpusConfig
 from data_prep.curate.identity import IdentifyStage
 from data_prep.curate.stage import CurateStage
 from data_prep.errors import ConfigError, DataError
+from data_prep.executor import StageReport, run_stage
 from data_prep.instruct.sets import make_instruct_sets
 from data_prep.progress import console
 from data_prep.shards.build import PackStage, ShardSetStage
 from data_prep.sources.download import download
 from data_prep.sources.extract import ExtractStage
 from data_prep.tokenizer.train import TokenizerStage
-from data_prep.units import Stage, StageReport, finished, run_stage
+from data_prep.units import Stage, finished
 
 # What a user types, and the stages that it runs. A reduce belongs to the stage that needs it.
 STAGES: dict[str, tuple[Callable[[CorpusConfig], Stage], ...]] = {

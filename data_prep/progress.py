@@ -1,6 +1,7 @@
 """Progress of work done in other processes: how much, how fast, how long still."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -54,10 +55,12 @@ def _watch(
     with progress_bar() as bar:
         task = bar.add_task(title, total=total)
         while True:
+            began = time.monotonic()
             waiting = [piece for piece in waiting if not piece[1]()]
             left = sum(size for size, _ in waiting)
             bar.update(
                 task, completed=total - left, description=f"{title} {units - len(waiting)}/{units}"
             )
-            if stop.wait(POLL_S):
+            # Looking takes its time where units are many: no more than a tenth of the whole.
+            if stop.wait(max(POLL_S, 10 * (time.monotonic() - began))):
                 return

@@ -2,8 +2,7 @@
 
 A unit's output is a folder that appears under its name only when whole, with a `unit.json` that says which
 inputs, settings and code version made it. A unit counts as done only if that record matches and its
-files are there; logs and markers count for nothing. datatrove's local executor schedules the units, and
-its own completion marks are not used: a unit that fails is recorded, the others go on.
+files are there; logs and markers count for nothing.
 """
 
 import hashlib
@@ -11,23 +10,20 @@ import os
 import shutil
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from data_prep.errors import DataError, ProjectError
+from data_prep.errors import ProjectError
 from data_prep.files import (
     canonical_json,
     folder_atomically,
     read_json,
-    remove_partials,
     sha256_file,
     write_json,
 )
-from data_prep.progress import follow
 
 RECORD = "unit.json"
 FAILURES = "failed"
@@ -91,16 +87,6 @@ class Stage(ABC):
         }
 
 
-@dataclass(frozen=True)
-class StageReport:
-    """How a run of a stage ended."""
-
-    stage: str
-    done: list[str]  # were done before
-    ran: list[str]
-    failed: dict[str, str]  # unit: reason
-
-
 def is_done(stage: Stage, unit: Unit) -> bool:
     """Whether the unit's output exists, whole, made from these inputs by these settings."""
     folder = stage.directory / unit.name
@@ -154,65 +140,6 @@ def _reason(error: Exception) -> str:
 
 def failure_path(directory: Path, name: str) -> Path:
     return directory / FAILURES / f"{name.replace('/', '__')}.json"
-
-
-def run_stage(stage: Stage, workers: int = 1) -> StageReport:
-    """Do what is not done yet, in `workers` processes; outputs of units that are no more are removed."""
-    from data_prep.executor import run_units
-
-    units = stage.units()
-    _check_names(stage, units)
-    stage.directory.mkdir(parents=True, exist_ok=True)
-    for folder in {(stage.directory / unit.name).parent for unit in units}:
-        if folder.is_dir():
-            remove_partials(folder)
-    _remove_strangers(stage, {unit.name for unit in units})
-    done = [unit for unit in units if is_done(stage, unit)]
-    todo = [unit for unit in units if unit not in done]
-    if todo:
-        with follow(stage.name, [(unit.bytes, _finished_test(stage, unit)) for unit in todo]):
-            run_units(stage, todo, workers)
-    failed = {}
-    for unit in todo:
-        failure = failure_path(stage.directory, unit.name)
-        if failure.exists():
-            failed[unit.name] = read_json(failure)["error"]
-        elif not is_done(stage, unit):
-            failed[unit.name] = (
-                "it was not finished and left no reason (killed? out of memory? disk full?)"
-            )
-    ran = [unit.name for unit in todo if unit.name not in failed]
-    return StageReport(stage.name, [unit.name for unit in done], ran, failed)
-
-
-def _finished_test(stage: Stage, unit: Unit):  # type: ignore[no-untyped-def]
-    failure = failure_path(stage.directory, unit.name)
-    failure.unlink(missing_ok=True)
-    return lambda: failure.exists() or is_done(stage, unit)
-
-
-def _check_names(stage: Stage, units: Sequence[Unit]) -> None:
-    names = [unit.name for unit in units]
-    twice = (
-        sorted({name for name in names if names.count(name) > 1})
-        if len(set(names)) < len(names)
-        else []
-    )
-    if twice:
-        raise DataError(
-            f"stage {stage.name}: two inputs give the same unit {twice[0]!r}; rename one of the files"
-        )
-
-
-def _remove_strangers(stage: Stage, names: Iterable[str]) -> None:
-    """Remove the stage's results of units whose input is gone, so that no later stage reads them."""
-    known = set(names)
-    for result in finished(stage.directory):
-        if result.record["stage"] == stage.name and result.name not in known:
-            shutil.rmtree(result.folder)
-    for failure in (stage.directory / FAILURES).glob("*.json"):
-        if read_json(failure)["unit"] not in known:
-            failure.unlink()
 
 
 def finished(directory: Path) -> list[UnitResult]:

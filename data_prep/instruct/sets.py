@@ -9,6 +9,7 @@ from rich.table import Table
 
 from data_prep.config import CorpusConfig
 from data_prep.errors import ConfigError, DataError
+from data_prep.executor import StageReport, run_stage
 from data_prep.instruct.encoded_file import SOURCE, read_encoded
 from data_prep.instruct.stage import (
     REJECTS,
@@ -20,14 +21,7 @@ from data_prep.instruct.stage import (
 from data_prep.progress import console
 from data_prep.shards.assemble import build_shard_set, shard_format
 from data_prep.tokenizer.encode import load_encoder
-from data_prep.units import (
-    Stage,
-    StageReport,
-    Unit,
-    UnitResult,
-    finished,
-    run_stage,
-)
+from data_prep.units import Stage, Unit, UnitResult, finished
 
 # A share of trained tokens outside these looks like a template or a format that was not meant.
 USUAL_SHARE = (0.05, 0.95)

@@ -8,6 +8,7 @@ from typing import Any
 from data_prep.config import CorpusConfig, Source
 from data_prep.documents import read_json_lines
 from data_prep.errors import DataError
+from data_prep.executor import StageReport
 from data_prep.sources.inventory import (
     HashCache,
     find_files,
@@ -18,7 +19,6 @@ from data_prep.sources.inventory import (
 )
 from data_prep.sources.mirror import mirror
 from data_prep.sources.transfer import Patience, Session
-from data_prep.units import StageReport
 
 NAME = "download"
 

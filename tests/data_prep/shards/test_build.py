@@ -14,12 +14,13 @@ from data_prep.config import CorpusConfig
 from data_prep.config_file import validate
 from data_prep.documents import DocumentWriter, empty_metadata
 from data_prep.errors import DataError
+from data_prep.executor import StageReport, run_stage
 from data_prep.shards.build import PackStage, ShardSetStage, with_boundaries
 from data_prep.shards.reader import ShardSet
 from data_prep.shards.verify import verify
 from data_prep.tokenizer.encode import EncodedTexts, load_encoder
 from data_prep.tokenizer.train import TokenizerStage
-from data_prep.units import Stage, StageReport, Unit, finished, run_stage
+from data_prep.units import Stage, Unit, finished
 from tests.data_prep.shards.encoded import rebuilt
 
 Units = dict[str, dict[str, list[str]]]
@@ -84,7 +85,11 @@ def test_every_curated_document_is_in_its_set_token_for_token(
     reports = run_all(config(tmp_path, policy=policy))
     assert [report.failed for report in reports] == [{}] * 4
     encoder = load_encoder(tokenizer)
-    names = {path.name for path in (tmp_path / "shards").iterdir() if path.name[0] != "."}
+    names = {
+        path.name
+        for path in (tmp_path / "shards").iterdir()
+        if path.is_dir() and path.name[0] != "."
+    }
     # No validation documents of "other": no set, and no file of unit b in the set of the others.
     assert names == {"words-train", "words-validation", "other-train"}
     assert not (tmp_path / "pack/words/b/validation.parquet").exists()

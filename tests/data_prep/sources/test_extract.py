@@ -11,11 +11,12 @@ import zstandard
 from data_prep.config import CorpusConfig
 from data_prep.documents import Reject, read_documents
 from data_prep.errors import DataError
+from data_prep.executor import run_stage
 from data_prep.sources.download import download
 from data_prep.sources.extract import ExtractStage
 from data_prep.sources.extract_units import nlm_order
 from data_prep.sources.text import read_texts
-from data_prep.units import finished, run_stage
+from data_prep.units import finished
 
 
 def citation(pmid, abstract="Text.", version=1):
