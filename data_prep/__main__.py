@@ -25,6 +25,11 @@ def main(arguments: Sequence[str]) -> int:
     except ProjectError as error:
         print(error, file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        if not error.filename:
+            raise
+        print(f"{error.filename}: {error.strerror}; mend it, or its path", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         return 130  # 128 + SIGINT, as shells say it
@@ -42,7 +47,10 @@ def _run(command: str, arguments: list[str]) -> None:
     if command not in NAMES:
         raise ConfigError(f"{command}: unknown stage; expected one of {', '.join(NAMES)}")
     allow_failed = "--allow-failed" in arguments
-    path, *overrides = [argument for argument in arguments if argument != "--allow-failed"]
+    arguments = [argument for argument in arguments if argument != "--allow-failed"]
+    if not arguments:
+        raise ConfigError(f"{command}: expected a config after it; see python -m data_prep --help")
+    path, *overrides = arguments
     run(command, load_config(CorpusConfig, Path(path), overrides), allow_failed)
 
 

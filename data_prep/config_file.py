@@ -1,6 +1,7 @@
 """YAML files and `--section.key value` overrides read into a typed config, all faults reported at once."""
 
 import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -11,6 +12,22 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from data_prep.errors import ConfigError
 
 Model = TypeVar("Model", bound="Section")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 as PyYAML reads it, but 1e-5 is a number: there it must be written 1.0e-5."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def read_yaml(text: str) -> Any:
+    """Plain values of a YAML text; raises yaml.YAMLError."""
+    return yaml.load(text, _Loader)
 
 
 class Section(BaseModel):
@@ -33,7 +50,7 @@ def load_config(model: type[Model], path: Path | None, overrides: Sequence[str] 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = read_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot read the config: {error.strerror}") from error
     except yaml.YAMLError as error:
@@ -69,7 +86,7 @@ def parse_overrides(arguments: Sequence[str]) -> list[tuple[str, Any]]:
                 raise ConfigError(f"{flag}: expected a value after it")
             text = remaining.pop(0)
         try:
-            pairs.append((key, yaml.safe_load(text)))
+            pairs.append((key, read_yaml(text)))
         except yaml.YAMLError as error:
             raise ConfigError(f"{flag}: the value {text!r} is not valid YAML") from error
     return pairs

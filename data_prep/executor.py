@@ -4,6 +4,7 @@ datatrove schedules; it does not decide: its own completion marks are not used, 
 recorded while the others go on.
 """
 
+import os
 import shutil
 import time
 from collections import Counter
@@ -14,6 +15,7 @@ from pathlib import Path
 from datatrove.executor.local import LocalPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.logging import logger
+from multiprocess import parent_process
 
 from data_prep.errors import DataError
 from data_prep.files import (
@@ -42,9 +44,23 @@ class UnitStep(PipelineStep):
         self.units = units
 
     def run(self, data=None, rank: int = 0, world_size: int = 1):  # type: ignore[no-untyped-def]
+        unit = Unit(**read_json(self.units / f"{rank}.json"))
         with self.track_time():
-            execute(self.stage, Unit(**read_json(self.units / f"{rank}.json")))
+            _execute_in_child(self.stage, unit) if parent_process() else execute(self.stage, unit)
         yield from ()
+
+
+def _execute_in_child(stage: Stage, unit: Unit) -> None:
+    """Execute a unit in a child: one that is killed is a failed unit, a killed pool worker a pool that waits."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            execute(stage, unit)
+            code = 0
+        finally:
+            os._exit(code)
+    os.waitpid(child, 0)
 
 
 @dataclass(frozen=True)

@@ -29,4 +29,9 @@ def run_command(
     except ProjectError as error:
         print(error, file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        if not error.filename:
+            raise
+        print(f"{error.filename}: {error.strerror}; mend it, or its path", file=sys.stderr)
+        return 1
     return 0

@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ def name_of(step: int) -> str:
 
 def saved_steps(folder: Path) -> list[int]:
     """Steps of the checkpoints in `folder` (RUN/checkpoints), newest first."""
-    names = [path.name for path in folder.glob("step-*") if (path / MANIFEST).exists()]
+    pattern = "step-" + "[0-9]" * 8
+    names = [path.name for path in folder.glob(pattern) if (path / MANIFEST).exists()]
     return sorted((int(name.removeprefix("step-")) for name in names), reverse=True)
 
 
@@ -91,7 +93,9 @@ class Checkpoints:
         if self.ranks.first:
             write_json(partial / STATE, state)
         distributed.barrier()
-        share = sorted(path.name for path in partial.iterdir())[self.ranks.rank :: self.ranks.world]
+        # One listing for all: a network file system may show another rank an older one.
+        names = sorted(path.name for path in partial.iterdir()) if self.ranks.first else None
+        share = distributed.from_first(names)[self.ranks.rank :: self.ranks.world]
         for name in share:
             fsync_file(partial / name)
         files = {
@@ -123,7 +127,7 @@ class Checkpoints:
             )
 
     def newest(self) -> tuple[Path | None, list[str]]:
-        """The newest whole checkpoint, and a line for each damaged one that was passed over."""
+        """The newest whole checkpoint, and a line for each damaged one, which is renamed damaged-step-…."""
         skipped: list[str] = []
         for step in distributed.from_first(saved_steps(self.folder)):
             path = self.folder / name_of(step)
@@ -131,11 +135,19 @@ class Checkpoints:
             if not faults:
                 return path, skipped
             skipped.append(f"{path} is damaged and is passed over: {faults[0]}")
+            if self.ranks.first:
+                aside = path.with_name(f"damaged-{path.name}")
+                shutil.rmtree(aside, ignore_errors=True)
+                path.rename(aside)
+            distributed.barrier()
         return None, skipped
 
     def _faults(self, path: Path) -> list[str]:
-        manifest = sorted(read_json(path / MANIFEST).items())
-        faults = []
+        faults: list[str] = []
+        try:
+            manifest = sorted(read_json(path / MANIFEST).items())
+        except ValueError:
+            manifest, faults = [], [f"{MANIFEST} is not readable"]
         for name, about in manifest[self.ranks.rank :: self.ranks.world]:
             file = path / name
             if not file.exists():
@@ -149,11 +161,18 @@ class Checkpoints:
     def as_universal(self, path: Path) -> Path:
         """The checkpoint in DeepSpeed's universal format, which any number of ranks can load."""
         output = self.folder / f".{path.name}.universal.partial"
-        message = None
+        token = distributed.from_first(os.urandom(4).hex() if self.ranks.first else None)
+        outcome = self.folder / f".{token}.outcome.json"
         if self.ranks.first:
             shutil.rmtree(output, ignore_errors=True)
-            message = _convert(path, output)
-        message = distributed.from_first(message)
+            write_json(outcome, {"message": _convert(path, output)})
+        # Not a collective: a large model takes longer to convert than a collective may take.
+        while outcome.name not in os.listdir(self.folder):
+            time.sleep(1)
+        message = read_json(outcome)["message"]
+        distributed.barrier()
+        if self.ranks.first:
+            outcome.unlink()
         if message:
             raise DataError(message)
         return output
@@ -182,7 +201,8 @@ def _convert(path: Path, output: Path) -> str | None:
     """Run DeepSpeed's converter in a process of its own; an error message, or None."""
     command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal"]
     command += ["--input_folder", str(path), "--output_folder", str(output)]
-    command += ["--num_extract_workers", "1", "--num_merge_workers", "1"]
+    workers = str(os.cpu_count() or 1)
+    command += ["--num_extract_workers", workers, "--num_merge_workers", workers]
     alone = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     environment = {key: value for key, value in os.environ.items() if key not in alone}
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

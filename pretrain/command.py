@@ -51,13 +51,14 @@ def main(name: str, arguments: list[str]) -> int:
         if rank == 0:
             lock = RunLock(config.run)
             lock.acquire()
+            write_status(config.run, "running", status.get("step", 0))
         from pretrain import distributed
         from pretrain.trainer import train
 
         return train(config, plan, distributed.Ranks.from_environment(), interruption)
     except Exception as error:
         message = _explain(error)
-        if message and _first_to_say(rank, message):
+        if message and _first_to_say(message):
             print(message, file=sys.stderr, flush=True)
         if config is not None and lock is not None and lock.held:
             _record_failure(config, error, message)
@@ -70,13 +71,19 @@ def _explain(error: Exception) -> str | None:
     """What to tell about an error that somebody can act on; None for a fault of this project."""
     if isinstance(error, ProjectError):
         return str(error)
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"{error.filename or 'run'}: {error.strerror}; free space and start again"
+    if isinstance(error, OSError) and (error.filename or error.errno == errno.ENOSPC):
+        advice = (
+            "free space and start again" if error.errno == errno.ENOSPC else "mend it, or its path"
+        )
+        return f"{error.filename or 'run'}: {error.strerror}; {advice}"
     text = str(error)
     if isinstance(error, RuntimeError) and (
         type(error).__name__.startswith("Dist") or "gloo" in text or "Connection reset" in text
     ):
-        return "another rank ended; its message says why"
+        first = text.splitlines()[0]
+        return f"the process group failed ({first}); if another rank ended, its message says why"
+    if isinstance(error, ImportError) and "flash" in text:
+        return f"model.implementation: {' '.join(text.split())}"
     return None
 
 
@@ -104,10 +111,10 @@ def _prepare_libraries() -> None:
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
 
 
-def _first_to_say(rank: int, message: str) -> bool:
+def _first_to_say(message: str) -> bool:
     """Whether no other rank has said this yet: all ranks meet most errors, one of them meets some."""
     if "torch.distributed" in sys.modules:
         from pretrain.distributed import claim
 
-        return claim(message, rank)
+        return claim(message)
     return int(os.environ.get("LOCAL_RANK", "0")) == 0

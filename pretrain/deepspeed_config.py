@@ -1,4 +1,4 @@
-"""The effective DeepSpeed settings: the chosen JSON plus the recipe's values, nothing left to defaults.
+"""The effective DeepSpeed settings: the chosen JSON plus the recipe's values.
 
 DeepSpeed's defaults moved between releases (clipping from 0 to 1, overflow checks from off to on), so
 every value that touches numerics is written out here, printed and saved with the run.
@@ -12,12 +12,24 @@ from typing import Any
 from data_prep.errors import ConfigError
 from pretrain.config import Training
 
+# What the recipe says in its own words.
+RECIPES_OWN = ("train_batch_size", "optimizer", "scheduler", "amp", "zero_allow_untested_optimizer")
+# How a step is divided and where its parts lie; what they add up to does not change.
+LAYOUT = (
+    "train_micro_batch_size_per_gpu",
+    "gradient_accumulation_steps",
+    "steps_per_print",
+    "wall_clock_breakdown",
+    "checkpoint.",
+    "zero_optimization.",
+)
+
 
 def effective_config(path: Path, training: Training, accumulation: int) -> dict[str, Any]:
     """The dict for deepspeed.initialize; ConfigError where JSON and recipe differ on a value."""
     chosen = _read(path)
     result = _merge(chosen, recipe_values(training, accumulation), path)
-    stage = result.get("zero_optimization", {}).get("stage")
+    stage = result["zero_optimization"].get("stage")
     if stage != 3:
         raise ConfigError(f"{path}: zero_optimization.stage: found {stage!r}, expected 3")
     return result
@@ -33,12 +45,21 @@ def recipe_values(training: Training, accumulation: int) -> dict[str, Any]:
         "fp16": {"enabled": False},
         # Sums of bf16 gradients lose their small terms; see pretrain/loss.py for the divisor.
         "data_types": {"grad_accum_dtype": "fp32"},
+        "communication_data_type": "fp32",  # left out, gradients would be summed in bf16
         "prescale_gradients": False,
         "gradient_predivide_factor": 1.0,
-        "zero_allow_untested_optimizer": False,
         "steps_per_print": 1_000_000_000,  # the trainer reports by itself
         "wall_clock_breakdown": False,
         "checkpoint": {"tag_validation": "Fail"},
+    }
+
+
+def decisive_leaves(settings: dict[str, Any]) -> dict[str, Any]:
+    """Dotted key: value of the settings that change numerics, whatever the number of ranks."""
+    return {
+        f"deepspeed.{key}": value
+        for key, value in _leaves(settings)
+        if not key.startswith(LAYOUT) or "quantized" in key
     }
 
 
@@ -51,6 +72,16 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: line {error.lineno}: not valid JSON ({error.msg})") from error
     if not isinstance(chosen, dict):
         raise ConfigError(f"{path}: expected a JSON object of DeepSpeed's settings")
+    for key in ("zero_optimization", "bf16", "fp16", "data_types", "checkpoint"):
+        if not isinstance(chosen.setdefault(key, {}), dict):
+            raise ConfigError(
+                f"{path}: {key}: found {chosen[key]!r}, expected an object of settings"
+            )
+    for key in RECIPES_OWN:
+        if key in chosen:
+            raise ConfigError(
+                f"{path}: {key}: leave it out; the recipe says it (see docs/architecture.md)"
+            )
     auto = [key for key, value in _leaves(chosen) if value == "auto"]
     if auto:
         raise ConfigError(

@@ -104,10 +104,10 @@ def check_shared_folder(folder: Path, ranks: Ranks) -> None:
         )
 
 
-def claim(message: str, rank: int) -> bool:
-    """Whether this rank is the first to claim `message`; rank 0 alone where there is no group."""
+def claim(message: str) -> bool:
+    """Whether this rank is the first to claim `message`; one rank a node where there is no group."""
     if not dist.is_initialized():
-        return rank == 0
+        return Ranks.from_environment().local_rank == 0
     try:
         store = dist.distributed_c10d._get_default_store()
         return store.add(f"said/{message}", 1) == 1

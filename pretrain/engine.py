@@ -1,5 +1,6 @@
 """One optimizer step, and one evaluation, of the model under DeepSpeed."""
 
+import hashlib
 import math
 import time
 from collections.abc import Iterable
@@ -11,9 +12,9 @@ import torch
 
 from data_prep.errors import ProjectError
 from pretrain import distributed
+from pretrain.batch import trained_tokens as count_trained
 from pretrain.config import Optimizer, RunConfig
 from pretrain.loss import summed_loss
-from pretrain.model import name_seed
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,6 @@ class StepResult:
 
     loss: float  # nats a trained token, mean over the global batch
     gradient_norm: float  # before clipping
-    trained_tokens: int
     seconds: float
 
 
@@ -59,23 +59,38 @@ class Engine:
         )
         self.device = self.deepspeed.device
         self.seed = config.seed
+        self._one_row = config.model.implementation == "flash_attention_2"
+        self._settings = settings
         self.ranks = distributed.Ranks.from_environment()
 
     def restore_optimizer_settings(self) -> None:
-        """Undo what loading a universal checkpoint does to the optimizer (deepspeed 0.19.8).
+        """Undo what loading a checkpoint does to the optimizer's settings (deepspeed 0.19.8).
 
-        It gives every parameter group the settings of the first one, so that norms and biases would
-        decay, and all of them one and the same step counter, which each group's step would advance.
+        It brings back those the run was saved with, although a change may have been accepted; and a
+        universal checkpoint gives every parameter group the settings of the first one, so that norms
+        and biases would decay, and all of them one step counter, which each group's step would advance.
         """
         optimizer = self.deepspeed.optimizer.optimizer
         for group, weight_decay in zip(optimizer.param_groups, self._weight_decays, strict=True):
-            group["weight_decay"] = weight_decay
+            group |= {
+                "weight_decay": weight_decay,
+                "betas": self._settings.betas,
+                "eps": self._settings.eps,
+            }
         for state in optimizer.state.values():
             state["step"] = torch.as_tensor(state["step"]).clone()
 
     def logits(self, tokens: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
-        """(B, L, V) logits. No mask and no cache: with either, transformers would not see the documents."""
-        return self.deepspeed(input_ids=tokens, position_ids=position_ids, use_cache=False).logits
+        """(B, L, V) logits. No mask and no cache: with either, transformers would not see the documents.
+
+        With flash attention it sees them in a batch of one row only; there a row's first position of 0
+        is the border between rows.
+        """
+        rows, length = tokens.shape
+        if self._one_row:
+            tokens, position_ids = tokens.reshape(1, -1), position_ids.reshape(1, -1)
+        out = self.deepspeed(input_ids=tokens, position_ids=position_ids, use_cache=False).logits
+        return out.view(rows, length, -1)
 
     def loss(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """Summed loss of one micro-batch, fp32 scalar."""
@@ -101,10 +116,11 @@ class Engine:
         engine = self.deepspeed
         engine.train()
         # Dropout depends on seed, step and rank: the same again after a resume on as many ranks.
-        torch.manual_seed(name_seed(self.seed, step, self.ranks.rank))
+        torch.manual_seed(_seed_of(self.seed, step, self.ranks.rank))
         for group in engine.optimizer.param_groups:
             group["lr"] = rate
         accumulation = engine.gradient_accumulation_steps()
+        trained_tokens = max(1, trained_tokens)  # a batch may be masked whole: it changes nothing
         scale = accumulation * self.ranks.world / trained_tokens
         mean = math.nan
         total = torch.zeros((), device=self.device, dtype=torch.float64)
@@ -115,23 +131,16 @@ class Engine:
             if batch is micro_batches[-1]:
                 mean = self._finite_mean(total, trained_tokens, step)
             engine.step()
-        norm = engine.get_global_grad_norm()
-        return StepResult(
-            mean,
-            float(norm if norm is not None else math.nan),
-            trained_tokens,
-            time.perf_counter() - start,
-        )
+        norm = float(engine.get_global_grad_norm())
+        if not math.isfinite(norm):  # DeepSpeed has left the step out
+            raise ProjectError(_not_finite(step, "gradient", norm))
+        return StepResult(mean, norm, time.perf_counter() - start)
 
     def _finite_mean(self, total: torch.Tensor, trained_tokens: int, step: int) -> float:
         """Mean loss of the global batch; all ranks stop alike, before the optimizer's step, if it is no number."""
         mean = distributed.sum_over_ranks([total.item()], self.device)[0] / trained_tokens
         if not math.isfinite(mean):
-            raise ProjectError(
-                f"step {step}: the loss is {mean}; the weights were not changed by it. Lower "
-                "optimizer.learning_rate or lengthen schedule.warmup_steps, and start again from the "
-                "last checkpoint"
-            )
+            raise ProjectError(_not_finite(step, "loss", mean))
         return mean
 
     @torch.no_grad()
@@ -142,6 +151,20 @@ class Engine:
         tokens = 0
         for batch in batches:
             total += self.loss(batch)
-            tokens += int((batch["labels"][:, 1:] != -100).sum())
+            tokens += count_trained(batch["labels"])
         loss, count = distributed.sum_over_ranks([total.item(), tokens], self.device)
         return (loss / count if count else math.nan), int(count)
+
+
+def _not_finite(step: int, what: str, value: float) -> str:
+    return (
+        f"step {step}: the {what} is {value}; the weights were not changed by it. Lower "
+        "optimizer.learning_rate or lengthen schedule.warmup_steps, and start again from the last "
+        "checkpoint"
+    )
+
+
+def _seed_of(*parts: Any) -> int:
+    """A 63-bit seed that depends on all parts."""
+    text = ":".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

@@ -24,6 +24,8 @@ from pretrain.model import local_folder, with_adapters
 
 def export(config: ExportConfig) -> Path:
     """Write the folder; it appears whole or not at all. Raises DataError where weights are missing."""
+    if config.output.is_dir() and any(config.output.iterdir()):
+        raise ConfigError(f"output: {config.output} is not empty; name a new folder, or remove it")
     run = _run_config(config.run)
     model = _module(run, config.run)
     if config.step != 0:

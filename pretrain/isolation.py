@@ -20,24 +20,26 @@ def check_isolation(
     attention: str,
     vocabulary_size: int,
     device: torch.device,
+    rows: int = 1,
 ) -> float:
     """Change document 1 and see whether document 2's logits move; returns by how much.
 
-    `forward` takes tokens and position_ids (1, 8) and gives logits (1, 8, V). Every rank must call
+    `forward` takes tokens and position_ids (rows, 8) and gives logits (rows, 8, V); `rows` is that of
+    the micro-batches to come, for what holds for one row need not hold for two. Every rank must call
     this at once. Raises DataError where the model does not do what `attention` declares.
     """
     generator = torch.Generator().manual_seed(0)
-    tokens = torch.randint(vocabulary_size, (1, 2 * PIECE_TOKENS), generator=generator)
+    tokens = torch.randint(vocabulary_size, (rows, 2 * PIECE_TOKENS), generator=generator)
     changed = tokens.clone()
-    changed[0, :PIECE_TOKENS] = (changed[0, :PIECE_TOKENS] + 1) % vocabulary_size
+    changed[:, :PIECE_TOKENS] = (changed[:, :PIECE_TOKENS] + 1) % vocabulary_size
     positions = torch.arange(2 * PIECE_TOKENS)
     if attention == "document":
         positions = positions % PIECE_TOKENS
-    positions = positions[None].to(device)
+    positions = positions.expand(rows, -1).to(device)
     with torch.no_grad():
         before = forward(tokens.to(device), positions).float()
         after = forward(changed.to(device), positions).float()
-    moved = (before - after).abs()[0, PIECE_TOKENS:].max().item()
+    moved = (before - after).abs()[:, PIECE_TOKENS:].max().item()
     if attention == "document" and moved > TOLERANCE:
         raise DataError(
             f"data.attention: document is declared, but changing one document moves the next one's "

@@ -3,7 +3,7 @@
 import torch
 from torch.nn import functional
 
-IGNORED = -100  # label of a token that is not trained on, as in transformers
+from pretrain.batch import IGNORED
 
 
 def summed_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

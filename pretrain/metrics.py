@@ -1,6 +1,7 @@
 """What the run reports: metrics.jsonl always, Weights & Biases when asked."""
 
 import json
+import math
 import os
 import secrets
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 from data_prep.documents import read_json_lines
 from data_prep.files import read_json, write_atomically, write_json
 from pretrain.config import Tracking
+from pretrain.display import say
 
 METRICS = "metrics.jsonl"
 ROLLED_BACK = "metrics.rolled-back.jsonl"
@@ -48,13 +50,17 @@ class Metrics:
         self._wandb = _start_wandb(folder, tracking, config) if tracking.wandb != "off" else None
 
     def write(self, line: dict[str, Any]) -> None:
-        self._stream.write(json.dumps(line) + "\n")
+        self._stream.write(json.dumps(_finite(line), allow_nan=False) + "\n")
         self._stream.flush()
         if self._wandb is not None:
             self._wandb.log(_flat(line), step=line["step"])
 
-    def close(self) -> None:
+    def sync(self) -> None:
+        """Make what was written survive a power loss."""
         os.fsync(self._stream.fileno())
+
+    def close(self) -> None:
+        self.sync()
         self._stream.close()
         if self._wandb is not None:
             self._wandb.finish()
@@ -69,6 +75,10 @@ def _start_wandb(folder: Path, tracking: Tracking, config: dict[str, Any]) -> An
     write_json(remembered, {"id": run_id})
     # Without a key "online" would ask on a terminal that a batch job does not have.
     online = tracking.wandb == "online" and (os.environ.get("WANDB_API_KEY") or wandb.api.api_key)
+    if tracking.wandb == "online" and not online:
+        say(
+            "tracking.wandb: online, but no key is known (WANDB_API_KEY): written offline, for wandb sync"
+        )
     return wandb.init(
         id=run_id,
         resume="allow",
@@ -79,6 +89,13 @@ def _start_wandb(folder: Path, tracking: Tracking, config: dict[str, Any]) -> An
         mode="online" if online else "offline",
         settings=wandb.Settings(console="off", silent=True),
     )
+
+
+def _finite(value: Any) -> Any:
+    """NaN and infinity as null: JSON has no word for them."""
+    if isinstance(value, dict):
+        return {key: _finite(below) for key, below in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _flat(line: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """The model to train: built under ZeRO-3 so that no rank holds it whole, with its adapters if any."""
 
 import difflib
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +54,11 @@ def _from_scratch(settings: dict[str, Any], shards: Manifest) -> PretrainedConfi
         raise ConfigError(f"model.config.{unknown[0]}: {model_type} has no such setting{hint}")
     tokens = {"bos_token_id": shards.begin_id, "eos_token_id": shards.end_id}
     tokens |= {"pad_token_id": shards.pad_id, "vocab_size": shards.vocabulary_size}
-    return AutoConfig.for_model(model_type, **(tokens | chosen))
+    try:
+        return AutoConfig.for_model(model_type, **(tokens | chosen))
+    except Exception as error:  # its validators raise classes of their own
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"model.config: {model_type} refuses it: {reason}") from error
 
 
 def _of_existing(model: Model) -> PretrainedConfig:
@@ -89,9 +92,12 @@ def local_folder(path: str, revision: str | None = None) -> Path:
 
 def weights_hash(folder: Path) -> str:
     """Hash of a model folder's config and weights, whatever the folder is called."""
-    files = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin"), folder / "config.json"])
-    if len(files) < 2:
-        raise DataError(f"{folder}: found no weights (*.safetensors); it is no model's folder")
+    weights = [*folder.glob("*.safetensors"), *folder.glob("*.bin")]
+    if not weights or not (folder / "config.json").exists():
+        raise DataError(
+            f"{folder}: found no config.json with weights (*.safetensors); it is no model's folder"
+        )
+    files = sorted([*weights, folder / "config.json"])
     return digest({path.name: sha256_file(path) for path in files})
 
 
@@ -117,10 +123,25 @@ def build(
         built = AutoModelForCausalLM.from_config(config, **options)
     else:
         folder = local_folder(model.path, model.revision)
-        built = AutoModelForCausalLM.from_pretrained(folder, config=config, **options)
+        built = _load(folder, config, options)
     if model.lora:
         built = with_adapters(built, model)
     return built, guard
+
+
+def _load(folder: Path, config: PretrainedConfig, options: dict[str, Any]) -> Any:
+    """The model of a folder; DataError where transformers would draw weights that are missing."""
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        folder, config=config, output_loading_info=True, **options
+    )
+    model, info = loaded
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise DataError(
+            f"model.path: {folder} has no weights for {missing[0]} ({len(missing)} missing); they would "
+            "be random: give the whole model"
+        )
+    return model
 
 
 def with_adapters(base: PreTrainedModel, model: Model) -> Any:
@@ -137,19 +158,21 @@ def with_adapters(base: PreTrainedModel, model: Model) -> Any:
         target_modules=model.lora.targets,
         task_type="CAUSAL_LM",
     )
-    try:
-        return get_peft_model(base, settings)
-    except ValueError as error:
-        raise ConfigError(f"model.lora.targets: {str(error).splitlines()[0]}") from error
+    _check_targets(base, model.lora.targets)
+    return get_peft_model(base, settings)
+
+
+def _check_targets(base: PreTrainedModel, targets: list[str] | str) -> None:
+    """Raise ConfigError for a name that no module ends in: peft asks only that one of them fits."""
+    names = {name.rpartition(".")[2] for name, _ in base.named_modules()}
+    for target in targets if isinstance(targets, list) else []:
+        if target.rpartition(".")[2] not in names:
+            near = difflib.get_close_matches(target, names, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ConfigError(f"model.lora.targets: the model has no module {target}{hint}")
 
 
 def parameter_count(model: torch.nn.Module) -> tuple[int, int]:
     """(all, trained) parameters; a ZeRO-3 parameter knows its whole size as ds_numel."""
     sizes = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in model.parameters()]
     return sum(size for size, _ in sizes), sum(size for size, trained in sizes if trained)
-
-
-def name_seed(*parts: Any) -> int:
-    """A 63-bit seed that depends on all parts."""
-    text = ":".join(str(part) for part in parts)
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

@@ -81,10 +81,6 @@ class Order:
         self._epochs: Recent[tuple[int, int], EpochOrder] = Recent(2 * len(sources))
         self._blocks: Recent[tuple[int, int, int], Block] = Recent(2 * len(sources))
 
-    def rows_of(self, source: int) -> int:
-        """Rows of a source in one of its epochs."""
-        return self._orders[source].rows
-
     def batch(self, step: int) -> Rows:
         """Give the rows of `step` (from 0)."""
         if step < 0:

@@ -12,6 +12,7 @@ from data_prep.errors import ConfigError, DataError
 from data_prep.shards.manifest import Manifest
 from data_prep.shards.reader import ShardSet
 from pretrain.config import RunConfig
+from pretrain.deepspeed_config import effective_config
 from pretrain.order import Order, SourceRows
 from pretrain.schedule import check_schedule
 from pretrain.share import Share, rank_share
@@ -25,6 +26,7 @@ class Plan:
     validation: dict[str, ShardSet]
     order: Order
     share: Share
+    deepspeed_settings: dict[str, Any]
     steps: int
 
     @property
@@ -47,8 +49,14 @@ def make_plan(config: RunConfig, world: int) -> Plan:
 
     Raises ConfigError or DataError naming the set and the field.
     """
-    train = {name: ShardSet(source.path) for name, source in config.data.train.items()}
-    validation = {name: ShardSet(path) for name, path in config.data.validation.items()}
+    train = {
+        name: _open(f"data.train.{name}.path", source.path)
+        for name, source in config.data.train.items()
+    }
+    validation = {
+        name: _open(f"data.validation.{name}", path)
+        for name, path in config.data.validation.items()
+    }
     first = next(iter(train))
     for kind, sets in (("train", train), ("validation", validation)):
         for name, shards in sets.items():
@@ -67,7 +75,17 @@ def make_plan(config: RunConfig, world: int) -> Plan:
     rows = sum(int(shards.row_groups.sum()) for shards in train.values())
     steps = settings.steps or math.ceil((settings.epochs or 0) * rows / settings.global_batch)
     check_schedule(config.schedule, steps)
-    return Plan(train, validation, order, share, steps)
+    deepspeed_settings = effective_config(config.deepspeed, settings, share.accumulation)
+    return Plan(train, validation, order, share, deepspeed_settings, steps)
+
+
+def _open(field: str, path: Path) -> ShardSet:
+    if not path.is_dir():
+        raise ConfigError(
+            f"{field}: found no folder {path}; python -m data_prep all CONFIG makes shard sets, in "
+            "its output's shards/"
+        )
+    return ShardSet(path)
 
 
 def _check_alike(place: str, shards: ShardSet, first_place: str, first: ShardSet) -> None:

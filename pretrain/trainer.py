@@ -13,7 +13,7 @@ from data_prep.files import write_atomically, write_json
 from pretrain import display, distributed
 from pretrain.checkpoint import Checkpoints, read_state
 from pretrain.config import RunConfig, decisive_settings
-from pretrain.deepspeed_config import effective_config
+from pretrain.deepspeed_config import decisive_leaves
 from pretrain.distributed import Ranks
 from pretrain.engine import Engine
 from pretrain.interruption import Interruption, ignore_in_worker
@@ -62,7 +62,7 @@ class Trainer:
 
     def _prepare(self) -> None:
         config = self.config
-        settings = effective_config(config.deepspeed, config.training, self.plan.share.accumulation)
+        settings = self.plan.deepspeed_settings
         if config.training.deterministic:
             torch.use_deterministic_algorithms(True)
         distributed.check_shared_folder(self.folder, self.ranks)
@@ -83,8 +83,7 @@ class Trainer:
         self.engine = self._engine(settings)
         if found:
             self.checkpoints.load(self.engine.deepspeed, found, frozen=bool(self.config.model.lora))
-            if universal:
-                self.engine.restore_optimizer_settings()
+            self.engine.restore_optimizer_settings()
             self.step = self.saved_step = state["step"]
             self.total_tokens = state["total_tokens"]
         self._start_reporting(settings, state, changes)
@@ -103,13 +102,10 @@ class Trainer:
 
     def _decisive(self, settings: dict[str, Any]) -> dict[str, Any]:
         """Everything that order or numerics depend on, to be compared at a resume."""
-        zero = {
-            f"deepspeed.{key}": value for key, value in settings.items() if key in ("bf16", "fp16")
-        }
         return (
             decisive_settings(self.config)
             | self.plan.identity()
-            | zero
+            | decisive_leaves(settings)
             | {"base model's weights": self.base_hash}
         )
 
@@ -130,7 +126,11 @@ class Trainer:
         engine = Engine(model, config, settings)
         engine.deepspeed.eval()
         check_isolation(
-            engine.logits, config.data.attention, self.model_config.vocab_size, engine.device
+            engine.logits,
+            config.data.attention,
+            self.model_config.vocab_size,
+            engine.device,
+            self.plan.share.micro_batch,
         )
         return engine
 
@@ -143,7 +143,7 @@ class Trainer:
             partial.write_text(to_yaml(self.config), encoding="utf-8")
         write_json(self.folder / "deepspeed.json", settings)
         self.model_config.save_pretrained(self.folder / "model")
-        rolled_back = roll_back(self.folder, self.step)
+        rolled_back = roll_back(self.folder, self.saved_step)
         self.metrics = Metrics(
             self.folder, self.config.tracking, self.config.model_dump(mode="json")
         )
@@ -183,7 +183,7 @@ class Trainer:
 
     def _loop(self) -> str | None:
         """Train; returns why the run was interrupted, or None at its end."""
-        if self.step == 0:
+        if self.saved_step < 0:
             self._validate()
         started = time.perf_counter()
         for batch in self._batches():
@@ -280,12 +280,13 @@ class Trainer:
         if self.step == self.saved_step:
             return
         start = time.perf_counter()
+        if self.ranks.first:
+            self.metrics.sync()  # no checkpoint without the lines that lead to it
         state = {
             "step": self.step,
             "total_tokens": self.total_tokens,
             "world": self.ranks.world,
             "decisive": self._decisive(self.settings),
-            "lora": self.config.model.lora is not None,
         }
         path = self.checkpoints.save(
             self.engine.deepspeed, self.step, state, self.trained_parameters

@@ -6,7 +6,14 @@ import pytest
 import yaml
 
 from data_prep.config import CorpusConfig
-from data_prep.config_file import Section, load_config, parse_overrides, split_command_line, to_yaml
+from data_prep.config_file import (
+    Section,
+    load_config,
+    parse_overrides,
+    read_yaml,
+    split_command_line,
+    to_yaml,
+)
 from data_prep.errors import ConfigError
 from launch.evaluate import EvaluateConfig
 from launch.report import ReportConfig
@@ -43,6 +50,12 @@ def test_all_faults_are_reported_together_with_the_nearest_name(tmp_path):
     assert "inner.rate:" in message
     assert "'fast'" in message
     assert all(line.startswith(str(path)) for line in message.splitlines())
+
+
+def test_a_number_may_be_written_without_a_point(tmp_path):
+    # YAML 1.1 reads 1e-5 as text, and every recipe writes it so.
+    values = read_yaml("{a: 1e-5, b: 2E+3, c: 1.5e-2, d: e5, e: 0x1e5, f: '1e-5'}")
+    assert values == {"a": 1e-5, "b": 2000.0, "c": 0.015, "d": "e5", "e": 0x1E5, "f": "1e-5"}
 
 
 def test_overrides_win_over_the_file_and_are_written_as_in_yaml(tmp_path):

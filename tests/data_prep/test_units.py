@@ -39,6 +39,8 @@ class Upper(Stage):
         text = Path(unit.payload["path"]).read_text()
         if text == "broken":
             raise DataError(f"{unit.payload['path']}: line 1: broken; mend it")
+        if text == "deadly":
+            os.kill(os.getpid(), signal.SIGKILL)
         if text == "slow":
             (folder / "half").write_text("half")
             time.sleep(60)
@@ -96,6 +98,13 @@ def test_a_broken_input_stops_its_unit_and_no_other(inputs, tmp_path):
     (inputs / "b.txt").write_text("mended")
     assert run_stage(stage).ran == ["texts/b"]
     assert failures(stage.directory) == {}
+
+
+def test_a_killed_worker_fails_its_unit_and_hangs_nothing(inputs, tmp_path):
+    (inputs / "b.txt").write_text("deadly")
+    report = run_stage(Upper(inputs, tmp_path / "out"), 2)
+    assert report.ran == ["texts/a", "texts/c"]
+    assert "killed?" in report.failed["texts/b"]
 
 
 def test_a_killed_stage_leaves_nothing_half_and_goes_on(inputs, tmp_path):

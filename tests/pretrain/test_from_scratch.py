@@ -73,11 +73,9 @@ def test_a_resume_draws_the_same_dropout_in_bf16(run, values, sets, tmp_path):
     assert tiny.losses(again) == tiny.losses(run)
     before = [line for line in lines(run) if "validation" in line]
     assert [line for line in lines(again) if "validation" in line] == before
-
-
-def test_wandb_goes_on_in_the_same_run(run):
+    # Weights & Biases goes on in the same run.
     run_id = json.loads((run / "wandb.json").read_text())["id"]
-    assert list((run / "wandb").glob(f"offline-run-*-{run_id}"))
+    assert len(list((again / "wandb").glob(f"offline-run-*-{run_id}"))) == 2
 
 
 def test_the_export_loads_offline_ties_its_weights_and_generates(run, tmp_path):

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from tests import tiny
 
@@ -76,6 +77,41 @@ def test_shards_of_another_tokenizer_are_refused(values, sets, base_model, tmp_p
     message = refused(tiny.run_alone(config), 2)
     assert "model.path" in message
     assert "the shards were built with" in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "complaint"),
+    [
+        (
+            {"data__train": {"a": {"path": "/nowhere"}}},
+            2,
+            "data.train.a.path: found no folder /nowhere",
+        ),
+        ({"deepspeed": "/nowhere.json"}, 2, "deepspeed: cannot read /nowhere.json"),
+        ({"run": "/proc/nowhere/run"}, 1, "/proc/nowhere"),
+    ],
+)
+def test_what_is_not_there_is_named_within_seconds(changes, code, complaint, values, tmp_path):
+    config = tiny.write_config(tmp_path / "run.yaml", values(tmp_path / "run", **changes))
+    assert complaint in refused(tiny.run_alone(config), code)
+
+
+def test_a_misspelt_lora_target_and_missing_weights_are_refused(values, base_model, tmp_path):
+    lora = {"path": str(base_model), "lora": {"targets": ["k_proj", "v_prj"]}}
+    config = tiny.write_config(tmp_path / "run.yaml", values(tmp_path / "run", model=lora))
+    message = refused(tiny.run_alone(config), 2)
+    assert "model.lora.targets: the model has no module v_prj; did you mean v_proj?" in message
+
+    partial = tmp_path / "partial"
+    shutil.copytree(base_model, partial)
+    weights = load_file(partial / "model.safetensors")
+    weights["other"] = weights.pop("model.norm.weight")
+    save_file(weights, partial / "model.safetensors", {"format": "pt"})
+    config = tiny.write_config(
+        tmp_path / "run.yaml", values(tmp_path / "run", model={"path": str(partial)})
+    )
+    message = refused(tiny.run_alone(config), 1)
+    assert "has no weights for model.norm.weight (1 missing)" in message
 
 
 def test_a_model_shorter_than_the_sequences_is_refused(values, tmp_path):

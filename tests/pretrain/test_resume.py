@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -133,14 +132,17 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(uninterrupted, values, tm
     changed.write_bytes(content)
     half_written = run / "checkpoints" / ".step-00000099.partial"
     half_written.mkdir()
-    config = tiny.write_config(tmp_path / "run.yaml", values(run))
+    keep_one = {"every_steps": 3, "keep": 1}  # saves 21, which is older than the damaged one
+    config = tiny.write_config(tmp_path / "run.yaml", values(run, checkpoint=keep_one))
     ended = tiny.launch(config)
     assert ended.returncode == 0, ended.stderr[-3000:]
-    message = " ".join(ended.stderr.split())
-    assert f"{newest.name} is damaged and is passed over" in message.replace("\n", "")
+    message = ended.stderr
+    assert f"{newest.name} is damaged and is passed over" in message
     assert changed.name in message
     assert tiny.losses(run) == tiny.losses(uninterrupted)
     assert not half_written.exists()
+    left = sorted(path.name for path in (run / "checkpoints").iterdir() if path.is_dir())
+    assert left == [f"damaged-{newest.name}", newest.name]
 
 
 def test_changed_settings_are_refused_with_the_differences_listed(uninterrupted, values, tmp_path):
@@ -161,6 +163,7 @@ def test_frozen_base_weights_survive_a_resume_of_lora(values, base_model, tmp_pa
     lora = {"path": str(base_model), "lora": {"rank": 4, "dropout": 0.1}}
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     settings = {"model": lora, "training__steps": 8, "checkpoint": {"every_steps": 4}}
+    settings["training__precision"] = "bf16"
     config = tiny.write_config(tmp_path / "whole.yaml", values(whole, **settings))
     ended = tiny.launch(config, 2, "instruct")
     assert ended.returncode == 0, ended.stderr[-3000:]
@@ -172,16 +175,27 @@ def test_frozen_base_weights_survive_a_resume_of_lora(values, base_model, tmp_pa
     assert ended.returncode == 0, ended.stderr[-3000:]
     assert tiny.losses(stopped) == tiny.losses(whole)
 
+    changed = tmp_path / "changed base"
+    shutil.copytree(base_model, changed)
+    content = bytearray((changed / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (changed / "model.safetensors").write_bytes(content)
+    (stopped / "status.json").unlink()
+    settings["model"] = lora | {"path": str(changed)}
+    config = tiny.write_config(tmp_path / "stopped.yaml", values(stopped, **settings))
+    ended = tiny.run_alone(config, "instruct")
+    assert ended.returncode == 2
+    assert "base model's weights: was" in ended.stderr
+
     other = tmp_path / "other"
     shutil.copytree(whole, other)
     shutil.rmtree(other / "checkpoints" / "step-00000008")
     (other / "status.json").unlink()
-    settings["model"] = {"path": str(base_model), "lora": {"rank": 4, "dropout": 0.1}}
+    settings["model"] = lora
     config = tiny.write_config(tmp_path / "other.yaml", values(other, **settings))
-    started = time.monotonic()
     ended = tiny.run_alone(config, "instruct")
-    assert ended.returncode == 0, (time.monotonic() - started, ended.stderr[-3000:])
+    assert ended.returncode == 0, ended.stderr[-3000:]
     # Dropout draws differ on another number of ranks: the weights are the same, the losses alike.
     assert list(tiny.losses(other).values()) == pytest.approx(
-        list(tiny.losses(whole).values()), rel=2e-3
+        list(tiny.losses(whole).values()), rel=1e-2
     )

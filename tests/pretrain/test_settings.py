@@ -41,6 +41,8 @@ def test_the_recipe_fills_in_what_the_json_leaves_out():
         ),
         ('{"zero_optimization": {"stage": "auto"}}', "zero_optimization.stage: found 'auto'"),
         ('{"zero_optimization": {"stage": 2}}', "zero_optimization.stage: found 2, expected 3"),
+        ('{"zero_optimization": 3}', "zero_optimization: found 3, expected an object"),
+        ('{"zero_optimization": {"stage": 3}, "optimizer": {}}', "optimizer: leave it out"),
         ("{", "line 1: not valid JSON"),
     ],
 )
@@ -78,8 +80,16 @@ def test_the_start_up_test_tells_isolation_from_leakage(model):
         mask = torch.ones_like(tokens)  # with a mask, transformers no longer sees the documents
         return model(tokens, position_ids=positions, attention_mask=mask, use_cache=False).logits
 
+    def of_first_row(tokens, positions):
+        if len(tokens) > 1:  # as flash attention does: documents are seen in a batch of one only
+            positions = torch.arange(tokens.shape[1]).expand_as(tokens)
+        return isolated(tokens, positions)
+
     cpu = torch.device("cpu")
     assert check_isolation(isolated, "document", 257, cpu) < 1e-6
+    assert check_isolation(of_first_row, "document", 257, cpu) < 1e-6
+    with pytest.raises(DataError, match="does not isolate"):
+        check_isolation(of_first_row, "document", 257, cpu, rows=2)
     assert check_isolation(isolated, "sequence", 257, cpu) > 1e-4
     with pytest.raises(DataError, match="does not isolate"):
         check_isolation(leaking, "document", 257, cpu)
