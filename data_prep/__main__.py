@@ -13,6 +13,9 @@ from pathlib import Path
 from data_prep.config import CorpusConfig
 from data_prep.config_file import load_config
 from data_prep.errors import ConfigError, DataError, ProjectError
+from data_prep.lock import FolderLock
+
+LOCK_WAIT_S = 5.0  # workers of a killed run end with it
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -51,7 +54,10 @@ def _run(command: str, arguments: list[str]) -> None:
     if not arguments:
         raise ConfigError(f"{command}: expected a config after it; see python -m data_prep --help")
     path, *overrides = arguments
-    run(command, load_config(CorpusConfig, Path(path), overrides), allow_failed)
+    config = load_config(CorpusConfig, Path(path), overrides)
+    lock = FolderLock(config.output, "output")
+    lock.acquire(LOCK_WAIT_S)
+    run(command, config, allow_failed)
 
 
 def _look(command: str, arguments: list[str]) -> None:

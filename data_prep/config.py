@@ -2,10 +2,12 @@
 
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
 from data_prep.config_file import Section
+from data_prep.units import FAILURES
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Format = Literal["pubmed", "jats", "text"]
@@ -16,10 +18,19 @@ def _plain_name(name: str) -> str:
     # The name becomes a folder and the first part of unit names.
     if not name or not all(letter.isalnum() or letter in "-_" for letter in name):
         raise ValueError("a source's name is made of letters, digits, '-' and '_'")
+    if name == FAILURES:
+        raise ValueError(f"a source cannot be called {FAILURES!r}: stages keep their failures there")
     return name
 
 
+def _web_address(url: str) -> str:
+    if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+        raise ValueError("expected an address that begins with https:// or http:// and a host")
+    return url
+
+
 SourceName = Annotated[str, AfterValidator(_plain_name)]
+Address = Annotated[str, AfterValidator(_web_address)]
 
 
 class Source(Section):
@@ -27,7 +38,7 @@ class Source(Section):
 
     format: Format
     path: Path | None = None  # local folder, searched recursively
-    url: list[str] = []  # directory listings, in the order in which their files apply
+    url: list[Address] = []  # directory listings, in the order in which their files apply
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:

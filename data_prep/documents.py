@@ -6,6 +6,7 @@ Metadata keys are always all present; see `empty_metadata` and docs/formats.md.
 
 import gzip
 import io
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ NLM_TERMS = "nlm-terms"
 
 
 class Document(TypedDict):
-    """One text with its origin; `id` is stable and global (pmid:…, pmcid:…, s2orc:…, text:…)."""
+    """One text with its origin; `id` is stable and global (pmid:…, pmcid:…, doi:…, text:…)."""
 
     id: str
     text: str
@@ -57,6 +58,7 @@ def empty_metadata() -> dict[str, Any]:
         "year": None,
         "language": None,
         "publication_types": [],
+        "abstract": False,
         "licence": None,
         "retracted": False,
         "sections": [],
@@ -72,7 +74,8 @@ def article_key(document: Document) -> str:
     return document["id"]
 
 
-def _open_lines(path: Path) -> BinaryIO:
+def open_lines(path: Path) -> BinaryIO:
+    """The bytes of a file that may be compressed (.zst, .gz); OSError, EOFError or zlib.error where it is cut."""
     if path.suffix == ".zst":
         # Unlike zstandard's own reader, Arrow's says so where the stream is cut short.
         return io.BufferedReader(pa.input_stream(path, compression="zstd"), 1 << 20)  # type: ignore[arg-type]
@@ -88,11 +91,11 @@ def read_json_lines(path: Path) -> Iterator[Any]:
     """
     number = 0
     try:
-        with _open_lines(path) as lines:
+        with open_lines(path) as lines:
             for number, line in enumerate(lines, start=1):  # noqa: B007 - the error names it
                 if line.strip():
                     yield orjson.loads(line)
-    except (orjson.JSONDecodeError, EOFError, OSError) as error:
+    except (orjson.JSONDecodeError, EOFError, OSError, zlib.error) as error:
         raise DataError(
             f"{path}: line {number}: not readable as JSON lines ({error}); "
             "rebuild the file or remove it"

@@ -10,7 +10,7 @@ from data_prep.errors import ConfigError, DataError
 from data_prep.executor import StageReport, run_stage
 from data_prep.instruct.sets import make_instruct_sets
 from data_prep.progress import console
-from data_prep.shards.build import PackStage, ShardSetStage
+from data_prep.shards.build import PackStage, ShardSetStage, check_tokenizer
 from data_prep.sources.download import download
 from data_prep.sources.extract import ExtractStage
 from data_prep.tokenizer.train import TokenizerStage
@@ -36,6 +36,8 @@ def run(name: str, config: CorpusConfig, allow_failed: bool) -> None:
     names = CORPUS if name == "all" else (name,)
     if "download" in names and not config.sources:
         raise ConfigError("sources: none is given; name at least one to make a corpus from")
+    if "tokenizer" in names:
+        check_tokenizer(config)
     for stage in names:
         for report in _reports(stage, config):
             _tell(report)

@@ -138,8 +138,14 @@ def _reason(error: Exception) -> str:
     return traceback.format_exc()
 
 
+def source_of(unit: str) -> str:
+    """The source that a unit belongs to: the first part of its name."""
+    return unit.partition("/")[0]
+
+
 def failure_path(directory: Path, name: str) -> Path:
-    return directory / FAILURES / f"{name.replace('/', '__')}.json"
+    """Where the reason of a unit's failure is written."""
+    return directory / FAILURES / f"{name}.json"
 
 
 def finished(directory: Path) -> list[UnitResult]:
@@ -158,5 +164,5 @@ def finished(directory: Path) -> list[UnitResult]:
 
 def failures(directory: Path) -> dict[str, str]:
     """Units of a stage's folder that failed, with the reason."""
-    records = [read_json(path) for path in sorted((directory / FAILURES).glob("*.json"))]
+    records = [read_json(path) for path in sorted((directory / FAILURES).rglob("*.json"))]
     return {record["unit"]: record["error"] for record in records}

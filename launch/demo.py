@@ -86,6 +86,8 @@ def heading(title: str) -> Iterator[None]:
 
 def find_input(source: Path) -> dict[str, list[Path]]:
     """The user's files sorted by what they are, looked for before anything of an earlier demo is removed."""
+    if not source.is_dir():
+        raise ConfigError(f"--input {source}: found no such folder; give one of PubMed XML or JATS")
     if source.resolve().is_relative_to(HOME.resolve()):
         raise ConfigError(
             f"--input {source}: lies in {HOME}, which every demo empties; move it elsewhere"

@@ -46,6 +46,9 @@ class EvaluateConfig(Section):
 
 def main(config: EvaluateConfig) -> None:
     files = _check(config)
+    # A bar for every model, task and document would bury the results.
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if not config.online:
         os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 
@@ -61,6 +64,9 @@ def main(config: EvaluateConfig) -> None:
     documents = {
         source: evaluation.held_out(paths, config.limit) for source, paths in files.items()
     }
+    if config.context_tokens is not None:
+        for name, folder in config.models.items():
+            evaluation.check_context(name, folder, config.context_tokens)
     models: list[dict[str, str]] = []
     perplexity: list[dict[str, Any]] = []
     tasks: list[dict[str, Any]] = []

@@ -11,6 +11,7 @@ sys.path.pop(0)
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import os
+from typing import Any
 
 from pydantic import Field
 
@@ -24,6 +25,8 @@ PROMPTS = [
     "BACKGROUND: The aim of this study was to",
     "The most common side effects of metformin are",
 ]
+
+RESULTS = {"lm_eval", "limit", "dtype", "models", "perplexity", "tasks"}  # of an evaluation
 
 
 class ReportConfig(Section):
@@ -46,10 +49,7 @@ def main(config: ReportConfig) -> None:
             raise ConfigError(
                 f"models.{name}: {folder} has no config.json; give the folder of a Hugging Face model"
             )
-    if config.evaluation is not None and not config.evaluation.is_file():
-        raise ConfigError(
-            f"evaluation: {config.evaluation} is not there; launch/evaluate.py writes results.json"
-        )
+    evaluation = _read_evaluation(config.evaluation) if config.evaluation is not None else None
 
     from launch.report_page.corpus import read_corpus
     from launch.report_page.page import Samples, render_page
@@ -69,7 +69,7 @@ def main(config: ReportConfig) -> None:
         config.title,
         corpus,
         runs,
-        read_json(config.evaluation) if config.evaluation is not None else None,
+        evaluation,
         samples,
         origins={
             "corpus": f"{config.corpus}",
@@ -81,6 +81,20 @@ def main(config: ReportConfig) -> None:
     with write_atomically(config.output) as partial:
         partial.write_text(page, encoding="utf-8")
     print(config.output)
+
+
+def _read_evaluation(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ConfigError(f"evaluation: {path} is not there; launch/evaluate.py writes results.json")
+    try:
+        found = read_json(path)
+    except ValueError:  # neither UTF-8 nor JSON
+        found = None
+    if not isinstance(found, dict) or not RESULTS <= found.keys():
+        raise ConfigError(
+            f"evaluation: {path} is not what launch/evaluate.py writes; give its results.json"
+        )
+    return found
 
 
 if __name__ == "__main__":

@@ -14,9 +14,10 @@ from pathlib import Path
 
 from data_prep.config_file import load_config, split_command_line
 from data_prep.errors import ConfigError, ProjectError
+from data_prep.lock import FolderLock
 from pretrain.config import RunConfig
 from pretrain.interruption import Interruption
-from pretrain.run_folder import RunLock, read_status, write_status
+from pretrain.run_folder import LOCK_WAIT_S, read_status, write_status
 
 USAGE = "usage: deepspeed launch/{name}.py --config FILE [--section.key value ...]"
 
@@ -27,7 +28,7 @@ def main(name: str, arguments: list[str]) -> int:
         print(USAGE.format(name=name))
         return 0
     rank = int(os.environ.get("RANK", "0"))
-    lock: RunLock | None = None
+    lock: FolderLock | None = None
     config: RunConfig | None = None
     try:
         path, overrides = split_command_line(arguments)
@@ -40,7 +41,9 @@ def main(name: str, arguments: list[str]) -> int:
         interruption = Interruption()
         interruption.install()
         from pretrain.plan import make_plan
+        from pretrain.slurm import check_tasks
 
+        check_tasks(os.environ)
         plan = make_plan(config, int(os.environ.get("WORLD_SIZE", "1")))
         status = read_status(config.run)
         if status.get("state") == "done" and status["step"] >= plan.steps:
@@ -49,8 +52,8 @@ def main(name: str, arguments: list[str]) -> int:
                 print(done, file=sys.stderr)
             return 0
         if rank == 0:
-            lock = RunLock(config.run)
-            lock.acquire()
+            lock = FolderLock(config.run, "run")
+            lock.acquire(LOCK_WAIT_S)
             write_status(config.run, "running", status.get("step", 0))
         from pretrain import distributed
         from pretrain.trainer import train

@@ -55,6 +55,17 @@ def load_model(name: str, folder: Path, device: str, dtype: str) -> LoadedModel:
     )
 
 
+def check_context(name: str, folder: Path, context_tokens: int) -> None:
+    """Raise ConfigError where the context is longer than the one that the model was made for."""
+    config = transformers.AutoConfig.from_pretrained(folder)
+    own = getattr(config, "max_position_embeddings", None)
+    if own is not None and context_tokens > own:
+        raise ConfigError(
+            f"context_tokens: the model {name} has a context of {own} tokens, found {context_tokens}; "
+            "give no more than that"
+        )
+
+
 def model_hash(folder: Path) -> str:
     """Hash of names and content of the files that make a model: weights, configs, tokenizer."""
     suffixes = (".safetensors", ".bin", ".json", ".model", ".txt", ".jinja")
@@ -66,21 +77,43 @@ def held_out(paths: Sequence[Path], limit: int | None) -> list[Document]:
     """The documents to score, sorted by id: all, or the `limit` whose ids have the smallest hashes.
 
     Taking the first ones of a file instead would take the oldest articles. Raises DataError where there
-    are none.
+    are none, or a line is no document.
     """
 
     def drawn(document: Document) -> str:
         return hashlib.sha256(document["id"].encode()).hexdigest()
 
-    documents: Iterator[Document] = (
-        document for path in paths for document in read_documents(path) if document["text"]
-    )
+    documents = (document for path in paths for document in _documents(path) if document["text"])
     chosen = list(documents) if limit is None else heapq.nsmallest(limit, documents, key=drawn)
     if not chosen:
         raise DataError(f"{paths[0]}: no documents to evaluate on; give files that hold some")
     return sorted(chosen, key=lambda document: document["id"])
 
 
+def _documents(path: Path) -> Iterator[Document]:
+    for number, record in enumerate(read_documents(path), start=1):
+        fields = record if isinstance(record, dict) else {}
+        if not all(isinstance(fields.get(key), str) for key in ("id", "text")):
+            raise DataError(
+                f"{path}: record {number} has no id and text, both strings; give a file of documents "
+                "as docs/formats.md has them"
+            )
+        yield record
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    # lm-eval warns of what is meant here: an initialised model, a task that is a Python object.
+    logger = logging.getLogger("lm_eval")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+@_quiet()
 def score_documents(
     loaded: LoadedModel,
     source: str,
@@ -144,6 +177,7 @@ def score_documents(
     return score, samples
 
 
+@_quiet()
 def score_tasks(
     loaded: LoadedModel,
     tasks: Sequence[str],
@@ -211,19 +245,6 @@ def _unparsable_share(samples: Sequence[dict[str, Any]]) -> float | None:
 
 
 def _evaluate(scorer: HFLM, tasks: Sequence[Any], **options: Any) -> dict[str, Any]:
-    with _quiet():
-        evaluated = lm_eval.simple_evaluate(model=scorer, tasks=list(tasks), **options)
+    evaluated = lm_eval.simple_evaluate(model=scorer, tasks=list(tasks), **options)
     assert evaluated is not None  # only ranks other than 0 get nothing, and there is one rank
     return evaluated  # type: ignore[return-value]
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    # lm-eval warns of what is meant here: an initialised model, a task that is a Python object.
-    logger = logging.getLogger("lm_eval")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

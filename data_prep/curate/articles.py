@@ -10,19 +10,23 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from data_prep.sources.identifiers import DOI
+
 UNKNOWN = 0
 """Key of a row whose PMID, PMCID or DOI is not known: it equals no other."""
 
-# Anything else ("n/a", a journal's bare prefix) would make strangers one article. The pattern is the
-# one that Crossref recommends for matching DOIs (https://www.crossref.org/blog/dois-and-matching-regular-expressions/).
-_DOI = r"^10\.\d{4,9}/\S+$"
+# Anything else ("n/a", a journal's bare prefix) would make strangers one article.
+_DOI = f"^{DOI}$"
 _DOI_PREFIX = r"^(https?://(dx\.)?doi\.org/|doi:\s*)"
 _PMCID = r"^(?i:pmc)?\s*(?P<number>\d{1,18})(?:\.\d+)?$"
 
 
 @dataclass(frozen=True)
 class ArticleKeys:
-    """PMID, PMCID number and DOI hash of n rows: int64 arrays of shape (n,), UNKNOWN where not known."""
+    """PMID, PMCID number and DOI hash of n rows: int64 arrays of shape (n,), UNKNOWN where not known.
+
+    Rows that have none of the three have the hash of their id in the DOI's place.
+    """
 
     pmid: np.ndarray
     pmcid: np.ndarray
@@ -38,13 +42,17 @@ class ArticleKeys:
         return ArticleKeys(*(key[rows] for key in self.all()))
 
 
-def article_keys(table: pa.Table) -> ArticleKeys:
-    """Keys of a table's columns pmid (integer), pmcid and doi (text)."""
-    return ArticleKeys(
-        pc.fill_null(table["pmid"].cast(pa.int64()), UNKNOWN).to_numpy(),
-        pmcid_numbers(table["pmcid"]),
-        doi_hashes(table["doi"]),
-    )
+def article_keys(table: pa.Table, source: str) -> ArticleKeys:
+    """Keys of a table's columns pmid (integer), pmcid, doi and id (text).
+
+    An id that is made of a file's name is one only within its source.
+    """
+    pmid = pc.fill_null(table["pmid"].cast(pa.int64()), UNKNOWN).to_numpy()
+    pmcid, doi = pmcid_numbers(table["pmcid"]), doi_hashes(table["doi"])
+    nameless = (pmid == UNKNOWN) & (pmcid == UNKNOWN) & (doi == UNKNOWN)
+    ids = table["id"].filter(pa.array(nameless)).to_pylist()
+    doi[nameless] = [_hash(f"{source} {name}") for name in ids]  # no DOI has a space
+    return ArticleKeys(pmid, pmcid, doi)
 
 
 def concatenate(parts: Sequence[ArticleKeys]) -> ArticleKeys:

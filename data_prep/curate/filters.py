@@ -17,9 +17,6 @@ NONCOMMERCIAL = ("cc-by-nc", "cc-by-nc-sa", "cc-by-nc-nd")
 
 UNDETERMINED = "und"  # ISO 639-2's code for a language that nobody stated
 
-PARAGRAPH = "\n\n"
-"""What separates a PubMed title from its abstract."""
-
 
 class FilterSettings(TypedDict):
     """The part of the config's `curate` section that the filters read."""
@@ -56,9 +53,9 @@ def language(document: Document, settings: FilterSettings) -> str | None:
 
 def no_abstract(document: Document, settings: FilterSettings) -> str | None:
     """Drop a PubMed citation that is a title alone."""
-    is_citation = document["metadata"]["licence"] == NLM_TERMS
-    is_title = PARAGRAPH not in document["text"].strip()
-    return "no_abstract" if settings["require_abstract"] and is_citation and is_title else None
+    metadata = document["metadata"]
+    is_title = metadata["licence"] == NLM_TERMS and not metadata["abstract"]
+    return "no_abstract" if settings["require_abstract"] and is_title else None
 
 
 def too_short(document: Document, settings: FilterSettings) -> str | None:

@@ -1,8 +1,8 @@
 """The stage that decides, over all sources at once, which record stands for each article.
 
 Of a PubMed citation's revisions the newest wins. A retraction marked anywhere drops the article
-everywhere. Where an article's full text stays, its citation is dropped; of several full texts the first
-by unit name and place stays. A full text that the filters drop counts as absent, or its article would
+everywhere. Where an article's full text stays, its citation is dropped; of several full texts the one of
+the highest version stays, of equal ones the first by unit name and place. A full text that the filters drop counts as absent, or its article would
 be lost in both forms.
 """
 
@@ -117,10 +117,13 @@ def decide(
 ) -> Reasons:
     """Decide on the documents of all indexes: PubMed's (`cited`) and the full texts', by unit name."""
     decisions = newest_citations(cited)
-    parts = {name: read_indexed_documents(path, filters) for name, path in texts.items()}
+    parts = {
+        name: read_indexed_documents(path, source_of(name), filters) for name, path in texts.items()
+    }
     text_keys = concatenate([part.keys for part in parts.values()])
     text_retracted = _joined([part.retracted for part in parts.values()])
     passes = _joined([part.passes for part in parts.values()])
+    versions = np.concatenate([np.zeros(0, np.int16), *(part.version for part in parts.values())])
 
     # A citation that meets no full text decides about itself alone; only the others have to be in
     # memory together.
@@ -128,7 +131,7 @@ def decide(
     met: dict[str, np.ndarray] = {}
     met_keys, met_retracted = [], []
     for name, path in cited.items():
-        documents = read_indexed_documents(path, filters)
+        documents = read_indexed_documents(path, source_of(name), filters)
         stands = decisions[name] == KEEP
         if drop_retracted:
             decisions[name][stands & documents.retracted] = RETRACTED
@@ -138,7 +141,7 @@ def decide(
 
     marked = [text_retracted, *met_retracted]
     reasons = of_articles(
-        text_keys, passes, concatenate(met_keys), _joined(marked) & drop_retracted
+        text_keys, passes, versions, concatenate(met_keys), _joined(marked) & drop_retracted
     )
     sizes = [len(part) for part in parts.values()] + [len(rows) for rows in met.values()]
     pieces = iter(np.split(reasons, np.cumsum(sizes)[:-1]) if sizes else [])
@@ -149,17 +152,22 @@ def decide(
 
 
 def of_articles(
-    texts: ArticleKeys, passes: np.ndarray, cited: ArticleKeys, retracted: np.ndarray
+    texts: ArticleKeys,
+    passes: np.ndarray,
+    versions: np.ndarray,
+    cited: ArticleKeys,
+    retracted: np.ndarray,
 ) -> np.ndarray:
-    """Reason codes (uint8) of full texts, those to prefer first, then of citations that meet one.
+    """Reason codes (uint8) of full texts, then of citations that meet one.
 
-    `passes` marks the full texts that the filters keep; the others are left to them (KEEP).
+    Of an article's full texts the first of the highest version stays. `passes` marks the full texts that the filters keep; the others are left to them (KEEP).
     `retracted` marks rows of both, in the same order; one mark drops every row of the article.
     """
     article = same_article(concatenate([texts, cited]))
     rows = np.flatnonzero(passes)
+    worst_first = rows[np.argsort(-versions[rows], kind="stable")][::-1]
     chosen = np.full(len(article), NOT_CHOSEN)
-    chosen[article[rows[::-1]]] = rows[::-1]  # the last write is the article's first full text
+    chosen[article[worst_first]] = worst_first  # the last write is the article's best full text
     chosen = chosen[article]
 
     reasons = np.where(chosen == NOT_CHOSEN, KEEP, HAS_FULL_TEXT).astype(np.uint8)

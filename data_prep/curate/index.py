@@ -21,6 +21,7 @@ from data_prep.curate.filters import FilterSettings, accepts_language, accepts_l
 from data_prep.errors import DataError
 
 INDEX = "index.parquet"
+FIRST_VERSION = 1  # of a record that does not say its own: NLM's default for PMID's Version
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class IndexedDocuments:
     retracted: np.ndarray
     passes: np.ndarray
     """Whether the filters of full texts keep it."""
+    version: np.ndarray
 
     def __len__(self) -> int:
         return len(self.retracted)
@@ -57,24 +59,25 @@ def read_events(path: Path) -> CitationEvents:
         raise DataError(f"{path}: a PubMed record without a PMID; extract its file again")
     return CitationEvents(
         _integers(table["pmid"], np.int64),
-        _integers(table["version"], np.int16, unknown=1),  # NLM's default for PMID's Version
+        _integers(table["version"], np.int16, unknown=FIRST_VERSION),
         _integers(table["position"], np.int64),
         ~_is_document(table),
         (_first(table["file_year"]), _first(table["file_number"])),
     )
 
 
-def read_indexed_documents(path: Path, filters: FilterSettings) -> IndexedDocuments:
-    """Keys, retraction marks and the filters' answers for an index's documents."""
-    columns = ["kind", "pmid", "pmcid", "doi", "retracted", "language", "licence", "characters"]
-    table = pq.read_table(path, columns=columns)
+def read_indexed_documents(path: Path, source: str, filters: FilterSettings) -> IndexedDocuments:
+    """Keys, retraction marks, versions and the filters' answers for an index's documents."""
+    columns = ["kind", "id", "pmid", "version", "pmcid", "doi", "retracted"]
+    table = pq.read_table(path, columns=[*columns, "language", "licence", "characters"])
     table = table.filter(_is_document(table))
     return IndexedDocuments(
-        article_keys(table),
+        article_keys(table, source),
         pc.fill_null(table["retracted"], False).to_numpy(),
         _accepted(table["language"], lambda code: accepts_language(code, filters))
         & _accepted(table["licence"], lambda code: accepts_licence(code, filters))
         & (_integers(table["characters"], np.int64) >= filters["min_characters"]),
+        _integers(table["version"], np.int16, unknown=FIRST_VERSION),
     )
 
 

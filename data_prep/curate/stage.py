@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from data_prep.config import CorpusConfig
 from data_prep.curate import identity
-from data_prep.curate.filters import PARAGRAPH, drop_reason, filter_settings, split_of
+from data_prep.curate.filters import drop_reason, filter_settings, split_of
 from data_prep.curate.index import INDEX
 from data_prep.documents import Document, DocumentWriter, article_key, read_documents
 from data_prep.errors import DataError
@@ -154,4 +154,4 @@ class CurationCounts:
 
 
 def _title(document: Document) -> str:
-    return document["text"].partition(PARAGRAPH)[0][:TITLE_CHARACTERS]
+    return document["text"].partition("\n\n")[0][:TITLE_CHARACTERS]

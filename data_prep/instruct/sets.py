@@ -8,12 +8,12 @@ from typing import Any
 from rich.table import Table
 
 from data_prep.config import CorpusConfig
+from data_prep.curate.stage import SPLITS
 from data_prep.errors import ConfigError, DataError
 from data_prep.executor import StageReport, run_stage
 from data_prep.instruct.encoded_file import SOURCE, read_encoded
 from data_prep.instruct.stage import (
     REJECTS,
-    SPLITS,
     InstructStage,
     chat_tokenizer,
     instruct_section,
@@ -21,7 +21,7 @@ from data_prep.instruct.stage import (
 from data_prep.progress import console
 from data_prep.shards.assemble import build_shard_set, shard_format
 from data_prep.tokenizer.encode import load_encoder
-from data_prep.units import Stage, Unit, UnitResult, finished
+from data_prep.units import Stage, Unit, UnitResult, failures, finished
 
 # A share of trained tokens outside these looks like a template or a format that was not meant.
 USUAL_SHARE = (0.05, 0.95)
@@ -66,11 +66,18 @@ class InstructSetStage(Stage):
 
     def _unit(self, split: str, parts: Sequence[UnitResult]) -> Unit:
         name = f"{split}.parquet"
+        hashes = {unit.name: unit.files[name]["sha256"] for unit in parts}
+        missing = [f"instruct/{unit}" for unit in failures(self.encoding.directory)]
         return Unit(
             f"{SOURCE}-{split}",
-            inputs={unit.name: unit.files[name]["sha256"] for unit in parts},
+            inputs=hashes | {f"missing {unit}": "" for unit in missing},
             bytes=sum(unit.files[name]["bytes"] for unit in parts),
-            payload={"split": split, "files": [str(unit.folder / name) for unit in parts]},
+            payload={
+                "split": split,
+                "files": [str(unit.folder / name) for unit in parts],
+                "hashes": hashes,
+                "missing": missing,
+            },
         )
 
     def run_unit(self, unit: Unit, folder: Path) -> dict[str, Any]:
@@ -94,20 +101,24 @@ class InstructSetStage(Stage):
                 split=unit.payload["split"],
                 tokenizer=tokenizer,
                 settings=self.settings,
-                inputs=unit.inputs,
+                inputs=unit.payload["hashes"],
+                missing=unit.payload["missing"],
             )
         assert manifest is not None  # units() leaves out splits without conversations
         return manifest.counts
 
 
 def make_instruct_sets(config: CorpusConfig) -> Iterator[StageReport]:
-    """Run both stages and show what came of the first; the second only where no file failed in it."""
+    """Run both stages and show what came of the first.
+
+    The second makes its sets without the files that failed, and names them: who does not want that
+    stops after the first report.
+    """
     encoding = InstructStage(config)
     report = run_stage(encoding, config.workers)
     show(finished(encoding.directory))
     yield report
-    if not report.failed:
-        yield run_stage(InstructSetStage(config), config.workers)
+    yield run_stage(InstructSetStage(config), config.workers)
 
 
 def show(units: Sequence[UnitResult]) -> None:

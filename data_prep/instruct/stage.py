@@ -9,6 +9,7 @@ from typing import Any
 
 from data_prep.config import CorpusConfig, Instruct
 from data_prep.curate.filters import split_of
+from data_prep.curate.stage import SPLITS
 from data_prep.documents import DocumentWriter, Reject
 from data_prep.errors import ConfigError
 from data_prep.files import sha256_file
@@ -19,7 +20,6 @@ from data_prep.shards.writer import EncodedDocument
 from data_prep.tokenizer.encode import load_encoder
 from data_prep.units import Stage, Unit, finished
 
-SPLITS = ("train", "validation")
 REJECTS = "rejects.jsonl.zst"
 BATCH = 256  # conversations encoded at once: enough to keep all threads of the tokenizer busy
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.errors import ConfigError, DataError
-from data_prep.files import sha256_file
+from data_prep.files import sha256_file, write_atomically
 from data_prep.shards.manifest import (
     DOCUMENTS_FILE,
     INPUTS_FILE,
@@ -129,17 +129,20 @@ def assemble(
     files, listed = [], []
     counts = ShardCounts().as_json()
     rows = 0
-    for part in sorted(parts, key=lambda part: part.name):
-        shard = folder / f"{part.name}.parquet"
+    for part in sorted(parts, key=_file_name):
+        shard = folder / _file_name(part)
         if shard != part.shard:
             _link(part.shard, shard)
         files.append(_describe(shard))
         listed.append((part.documents, rows))
         rows += files[-1].rows
         counts = {name: number + part.counts[name] for name, number in counts.items()}
-    merge_documents(listed, folder / DOCUMENTS_FILE)
+    # Through names of their own: nothing is ever written into a file that may be a link.
+    with write_atomically(folder / DOCUMENTS_FILE) as partial:
+        merge_documents(listed, partial)
     table = pa.table({"name": sorted(inputs), "hash": [inputs[name] for name in sorted(inputs)]})
-    pq.write_table(table, folder / INPUTS_FILE, **COMPRESSION)
+    with write_atomically(folder / INPUTS_FILE) as partial:
+        pq.write_table(table, partial, **COMPRESSION)
     manifest = Manifest(
         **form.model_dump(),
         source=source,
@@ -154,6 +157,12 @@ def assemble(
     )
     manifest.write(folder)
     return manifest
+
+
+def _file_name(part: Part) -> str:
+    """The part's file in a set; a source file may be called what a list of the set is called."""
+    name = f"{part.name}.parquet"
+    return f"{part.name}__shard.parquet" if name in (DOCUMENTS_FILE, INPUTS_FILE) else name
 
 
 def _link(origin: Path, target: Path) -> None:

@@ -9,19 +9,34 @@ from typing import Any
 import numpy as np
 
 from data_prep.config import CorpusConfig
+from data_prep.curate.stage import SPLITS
 from data_prep.documents import Document, read_documents
-from data_prep.errors import DataError
+from data_prep.errors import ConfigError, DataError, ProjectError
 from data_prep.files import digest
 from data_prep.shards.assemble import Part, assemble, shard_format
+from data_prep.shards.earlier import curated_units, curation_settings, missing_inputs
 from data_prep.shards.schema import ShardFormat
 from data_prep.shards.writer import EncodedDocument, ShardWriter
 from data_prep.tokenizer.encode import EncodedTexts, Encoder, load_encoder
-from data_prep.units import Stage, Unit, UnitResult, failures, finished
+from data_prep.units import Stage, Unit, UnitResult, finished, source_of
 
-SPLITS = ("train", "validation")
 BATCH_DOCUMENTS = 256  # encoded at once: enough to spread the cost of a call
 CHECKED_DOCUMENTS = 64  # of every unit's split, encoded by both encoders
-EARLIER_STAGES = ("download", "extract", "curate", "pack")
+
+
+def check_tokenizer(config: CorpusConfig) -> None:
+    """Raise ConfigError where the tokenizer that the config names cannot be read or does not suit it.
+
+    The stages would find it too, but hours later.
+    """
+    path = config.tokenizer.path
+    if path is None:
+        return
+    try:
+        encoder = load_encoder(path)
+    except ProjectError as error:
+        raise ConfigError(f"tokenizer.path: {error}") from error
+    _format(encoder, config.pack.model_dump(mode="json"))
 
 
 class PackStage(Stage):
@@ -35,16 +50,18 @@ class PackStage(Stage):
 
     def __init__(self, config: CorpusConfig):
         self.directory = config.output / "pack"
-        self.curated = config.output / "curate"
         self.tokenizers = config.output / "tokenizer"
-        self.sources = frozenset(config.sources)
+        self.config = config
         self.settings = config.pack.model_dump(mode="json")
 
     def units(self) -> list[Unit]:
-        curated = [unit for unit in finished(self.curated) if source_of(unit.name) in self.sources]
-        return (
-            [self._unit(unit, _tokenizer(self.tokenizers)) for unit in curated] if curated else []
-        )
+        curated = curated_units(self.config)
+        if not curated:
+            return []
+        tokenizer = _tokenizer(self.tokenizers)
+        # Settings that do not suit the tokenizer are one error here, not one of every unit.
+        _format(_encoder(str(tokenizer.folder), _content(tokenizer)), self.settings)
+        return [self._unit(unit, tokenizer) for unit in curated]
 
     def _unit(self, curated: UnitResult, tokenizer: UnitResult) -> Unit:
         files = {split: f"{split}.jsonl.zst" for split in SPLITS}
@@ -79,17 +96,18 @@ class ShardSetStage(Stage):
     def __init__(self, config: CorpusConfig):
         self.directory = config.output / "shards"
         self.output = config.output
-        self.sources = sorted(config.sources)
+        self.config = config
         self.settings = {
             "pack": config.pack.model_dump(mode="json"),
-            "curate": config.curate.model_dump(mode="json"),
+            "curate": curation_settings(config),
         }
 
     def units(self) -> list[Unit]:
+        curated_units(self.config)  # raises where the settings above are not those of the documents
         packed = finished(self.output / "pack")
         units = [
             self._unit(source, split, packed)
-            for source in self.sources
+            for source in self.config.sources
             for split in SPLITS
             if any(_belongs(unit, source, split) for unit in packed)
         ]
@@ -98,12 +116,7 @@ class ShardSetStage(Stage):
     def _unit(self, source: str, split: str, packed: list[UnitResult]) -> Unit:
         parts = [unit for unit in packed if _belongs(unit, source, split)]
         tokenizer = _tokenizer(self.output / "tokenizer")
-        missing = [
-            f"{stage}/{name}"
-            for stage in EARLIER_STAGES
-            for name in failures(self.output / stage)
-            if source_of(name) == source
-        ]
+        missing = missing_inputs(self.config, source)
         return Unit(
             f"{source}-{split}",
             inputs={unit.name: unit.hash for unit in parts}
@@ -128,7 +141,7 @@ class ShardSetStage(Stage):
         tokenizer = Path(unit.payload["tokenizer"])
         parts = [
             Part(
-                name.partition("/")[2].replace("/", "__"),
+                name.partition("/")[2],
                 Path(part["folder"]) / f"{split}.parquet",
                 Path(part["folder"]) / f"{split}.documents.parquet",
                 part["counts"],
@@ -153,13 +166,12 @@ def encode_documents(path: Path, encoder: Encoder, form: ShardFormat) -> Iterato
     """The documents of a file with their tokens: begin token where the form says so, text, end token."""
     begin = form.begin_id if form.begin_token else None
     stream = read_documents(path)
-    checked = False
+    fast: bool | None = None
     while documents := list(islice(stream, BATCH_DOCUMENTS)):
         texts = [document["text"] for document in documents]
-        if not checked:
-            encoder.check(texts[:CHECKED_DOCUMENTS])
-            checked = True
-        encoded = with_boundaries(encoder.encode(texts), begin, form.end_id)
+        if fast is None:
+            fast = encoder.agrees(texts[:CHECKED_DOCUMENTS])
+        encoded = with_boundaries(encoder.encode(texts, fast), begin, form.end_id)
         for document, tokens in zip(documents, encoded, strict=True):
             yield _encoded(document, tokens)
 
@@ -178,11 +190,6 @@ def with_boundaries(encoded: EncodedTexts, begin: int | None, end: int) -> Encod
         ids[starts[:-1]] = begin
     ids[text] = encoded.ids
     return EncodedTexts(ids, starts)
-
-
-def source_of(unit: str) -> str:
-    """The source that a unit belongs to: the first part of its name."""
-    return unit.partition("/")[0]
 
 
 def _encoded(document: Document, tokens: np.ndarray) -> EncodedDocument:

@@ -21,7 +21,7 @@ from data_prep.shards.parquet_file import Footer, read_row_group
 OFFSET, LENGTH, ID = (f"documents.list.element.{name}" for name in ("offset", "length", "id"))
 ADVICE = (
     "the file was changed after it was written: restore it from a copy, or remove the set's folder and "
-    "the file's unit below pack/ and run the stages pack and shards again"
+    "the file's unit below pack/ and run the stage pack again"
 )
 
 
@@ -89,10 +89,6 @@ class ShardSet:
         if not path.is_file() or sha256_file(path) != self.manifest.documents_sha256:
             raise DataError(f"{path}: missing or not the file that the manifest names; {ADVICE}")
         return pq.read_table(path)
-
-    def first_row(self, group: int) -> int:
-        """The row number, within the set, of the row group's first row."""
-        return int(self.row_groups[:group].sum())
 
     def place(self, group: int) -> tuple[Path, int]:
         """The file that holds the row group, and its number there."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from data_prep.config import CorpusConfig, Source
 from data_prep.documents import read_json_lines
 from data_prep.errors import DataError
 from data_prep.executor import StageReport
+from data_prep.files import write_json
 from data_prep.sources.inventory import (
     HashCache,
     find_files,
@@ -19,6 +21,7 @@ from data_prep.sources.inventory import (
 )
 from data_prep.sources.mirror import mirror
 from data_prep.sources.transfer import Patience, Session
+from data_prep.units import FAILURES, failure_path, failures
 
 NAME = "download"
 
@@ -35,6 +38,8 @@ def download(config: CorpusConfig, patience: Patience | None = None) -> StageRep
         if source.path
     }
     report = StageReport(NAME, done=[], ran=[], failed={})
+    directory = config.output / NAME
+    shutil.rmtree(directory / FAILURES, ignore_errors=True)
     for name, source in sorted(config.sources.items()):
         manifest = manifest_path(config, name)
         previous = list(read_json_lines(manifest)) if manifest.exists() else []
@@ -48,10 +53,19 @@ def download(config: CorpusConfig, patience: Patience | None = None) -> StageRep
                 )
         except DataError as error:
             report.failed[name] = str(error)
+            write_json(failure_path(directory, name), {"unit": name, "error": str(error)})
             continue
         write_rows(manifest, rows)
         _add(report, name, rows, changed)
     return report
+
+
+def failed_downloads(config: CorpusConfig, source: str) -> list[str]:
+    """What the last run did not get of a source: `source/name` of files, `source` where it failed whole."""
+    manifest = manifest_path(config, source)
+    rows = read_json_lines(manifest) if manifest.exists() else ()
+    whole = [name for name in failures(config.output / NAME) if name == source]
+    return whole + [f"{source}/{row['name']}" for row in rows if row["state"] != "ok"]
 
 
 def _mirror(

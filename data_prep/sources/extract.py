@@ -100,15 +100,13 @@ class ExtractionCounts:
             if record.body_characters:
                 self._kept.append(record.kept_characters)
                 self._in_body.append(record.body_characters)
-            self._add_document(record.document, record.has_abstract)
+            self._add_document(record.document)
         else:
-            # A citation's title is one line; what follows after a blank one is its abstract.
-            is_citation = record["metadata"]["pmid"] is not None
-            self._add_document(record, is_citation and "\n\n" in record["text"])
+            self._add_document(record)
 
-    def _add_document(self, document: Document, has_abstract: bool) -> None:
+    def _add_document(self, document: Document) -> None:
         self._counts["documents"] += 1
-        self._counts["with_abstract"] += has_abstract
+        self._counts["with_abstract"] += document["metadata"]["abstract"]
         self._counts["retracted"] += document["metadata"]["retracted"]
         self._counts["characters"] += len(document["text"])
         self._languages[document["metadata"]["language"] or "unknown"] += 1

@@ -1,7 +1,8 @@
 """Which units of work the files of a source make."""
 
+import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from data_prep.errors import DataError
 from data_prep.sources.inventory import SUFFIXES, InventoryFile
@@ -9,20 +10,20 @@ from data_prep.units import Unit
 
 _NLM_NAME = re.compile(r"pubmed(\d\d)n(\d+)")
 # Articles are some 100 KB each: a batch is seconds of work, and few enough files for any file system.
-JATS_BATCH = 500
+JATS_BATCH = 500  # on average
+LARGEST_JATS_BATCH = 2000
 
 
 def units_of(source: str, format: str, files: Sequence[InventoryFile]) -> list[Unit]:
     """The units of one source: a PubMed or text file each, JATS files in batches.
 
-    Raises DataError where two files would make the same unit.
+    A batch ends after a name whose hash says so, whatever stands before it: a file that comes or goes
+    changes the batch it is in and at most that one's neighbours. Raises DataError where two files would make the same unit.
     """
     if format == "jats":
-        ordered = sorted(files, key=lambda file: file.name)
-        starts = range(0, len(ordered), JATS_BATCH)
         return [
-            _unit(f"{source}/{number:05d}", format, ordered[start : start + JATS_BATCH])
-            for number, start in enumerate(starts)
+            _unit(f"{source}/{_sha256(batch[0].name)[:16]}", format, batch)
+            for batch in _batches(sorted(files, key=lambda file: file.name))
         ]
     named: dict[str, InventoryFile] = {}
     for file in files:
@@ -38,6 +39,21 @@ def units_of(source: str, format: str, files: Sequence[InventoryFile]) -> list[U
             )
         named[name] = file
     return [_unit(name, format, [file]) for name, file in named.items()]
+
+
+def _batches(files: Sequence[InventoryFile]) -> Iterator[list[InventoryFile]]:
+    batch: list[InventoryFile] = []
+    for file in files:
+        batch.append(file)
+        if int(_sha256(file.name), 16) % JATS_BATCH == 0 or len(batch) == LARGEST_JATS_BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _sha256(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()
 
 
 def nlm_order(name: str) -> tuple[int, int] | None:

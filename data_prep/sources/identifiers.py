@@ -2,9 +2,13 @@
 
 import re
 
-_PMCID = re.compile(r"(?:PMC)?(\d+)(?:\.\d+)?", re.IGNORECASE)
+# With sub-prefixes ("10.1000.10/…"), else the pattern that Crossref recommends for matching DOIs
+# (https://www.crossref.org/blog/dois-and-matching-regular-expressions/).
+DOI = r"10\.\d{4,9}(?:\.\d+)*/\S+"
+
+_PMCID = re.compile(r"(?:PMC)?([0-9]{1,18})(?:\.([0-9]+))?", re.IGNORECASE)
 _OLD_PMCID = re.compile(r"pmc-id:\s*(PMC\d+)")  # "pmc-id: PMC123;manuscript-id: NIHMS456"
-_DOI = re.compile(r"10\.[\d.]+/\S+")
+_DOI = re.compile(DOI)
 
 
 def normalised_pmcid(text: str) -> str | None:
@@ -12,6 +16,17 @@ def normalised_pmcid(text: str) -> str | None:
     old = _OLD_PMCID.search(text)
     match = _PMCID.fullmatch(old[1] if old else text.strip())
     return f"PMC{match[1]}" if match else None
+
+
+def pmcid_version(text: str) -> int | None:
+    """2 from "PMC123.2"; None where no version is written."""
+    match = _PMCID.fullmatch(text.strip())
+    return number(match[2] or "", digits=4) if match else None
+
+
+def number(text: str, digits: int = 9) -> int | None:
+    """A positive whole number of so many digits at most; nine hold every PMID to come."""
+    return (int(text) or None) if re.fullmatch(rf"[0-9]{{1,{digits}}}", text) else None
 
 
 def normalised_doi(text: str) -> str | None:

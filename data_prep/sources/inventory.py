@@ -62,7 +62,8 @@ def is_wanted(name: str, format: str) -> bool:
 def find_files(folder: Path, format: str, field: str) -> list[str]:
     """Names of the format's files below `folder`, sorted; linked folders are followed.
 
-    Raises ConfigError naming the config field where the folder or any such file is missing.
+    Raises ConfigError naming the config field where the folder or any such file is missing, a folder
+    cannot be read, or a name is not UTF-8.
     """
     if not folder.is_dir():
         raise ConfigError(
@@ -70,19 +71,38 @@ def find_files(folder: Path, format: str, field: str) -> list[str]:
         )
     names = sorted(
         (parent / name).relative_to(folder).as_posix()
-        for parent, files in _walk(folder)
+        for parent, files in _walk(folder, field)
         for name in files
         if is_wanted(name, format)
     )
     if not names:
         expected = ", ".join(f"*{suffix}" for suffix in SUFFIXES[format])
         raise ConfigError(f"{field}: no file in {folder} for format {format}; expected {expected}")
+    for name in names:
+        if not _is_utf8(name):
+            raise ConfigError(
+                f"{field}: the file name {os.fsencode(name)!r} in {folder} is not UTF-8; rename the file"
+            )
     return names
 
 
-def _walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # Python shows bytes of a name that are not UTF-8 as surrogates
+        return False
+    return True
+
+
+def _walk(folder: Path, field: str) -> Iterator[tuple[Path, list[str]]]:
+    def refuse(error: OSError) -> None:
+        raise ConfigError(
+            f"{field}: cannot read the folder {error.filename}: {error.strerror}; "
+            "make it readable or move it elsewhere"
+        ) from error
+
     seen = set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
+    for parent, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
         real = os.path.realpath(parent)
         folders[:] = [name for name in folders if not name.startswith(".")]
         if real in seen:  # a link back up would never end

@@ -10,7 +10,13 @@ from lxml import etree
 
 from data_prep.documents import Document, Reject, empty_metadata
 from data_prep.errors import DataError
-from data_prep.sources.identifiers import first_year, normalised_doi, normalised_pmcid
+from data_prep.sources.identifiers import (
+    first_year,
+    normalised_doi,
+    normalised_pmcid,
+    number,
+    pmcid_version,
+)
 from data_prep.sources.jats_text import RunningText
 from data_prep.sources.licence import licence_code
 from data_prep.sources.markup import inline_text
@@ -37,7 +43,6 @@ class Article:
     """A document and how much of its body it holds."""
 
     document: Document
-    has_abstract: bool
     body_characters: int  # of the body's XML text, white space not counted
     kept_characters: int  # of the document's text that came from the body, white space not counted
     unknown_tags: dict[str, int] = field(default_factory=dict)
@@ -92,14 +97,16 @@ def _article(article: etree._Element, name: str, number: int) -> Article | Rejec
     if not text:
         return Reject(f"{name}#{number}", "no text: neither title nor abstract nor body")
     metadata = _metadata(article, meta, title)
-    metadata["sections"] = body.sections
+    metadata["sections"], metadata["abstract"] = body.sections, bool(abstract)
+    if metadata["version"] is None:
+        metadata["version"] = _version_in_path(name, metadata["pmcid"])
     identifier = _identifier(metadata) or f"text:{name}#{number}"
     document = Document(id=identifier, text=text, source="pmc", metadata=metadata)
     in_body = sum(
         _visible("".join(element.itertext(etree.Element))) for element in article.findall("body")
     )
     unknown = dict(sorted((body.unknown + floats.unknown).items()))
-    return Article(document, bool(abstract), in_body, _visible(str(body)), unknown)
+    return Article(document, in_body, _visible(str(body)), unknown)
 
 
 def _visible(text: str) -> int:
@@ -153,10 +160,11 @@ def _metadata(article: etree._Element, meta: etree._Element, title: str) -> dict
     metadata = empty_metadata()
     for element in meta.findall("article-id"):
         kind, value = element.get("pub-id-type"), inline_text(element)
-        if kind in ("pmc", "pmcid"):
+        if kind in ("pmc", "pmcid", "pmcid-ver"):
             metadata["pmcid"] = metadata["pmcid"] or normalised_pmcid(value)
-        elif kind == "pmid" and value.isascii() and value.isdigit():
-            metadata["pmid"] = metadata["pmid"] or int(value)
+            metadata["version"] = metadata["version"] or pmcid_version(value)
+        elif kind == "pmid":
+            metadata["pmid"] = metadata["pmid"] or number(value)
         elif kind == "doi":
             metadata["doi"] = metadata["doi"] or normalised_doi(value)
     kind = article.get("article-type")
@@ -167,6 +175,12 @@ def _metadata(article: etree._Element, meta: etree._Element, title: str) -> dict
     metadata["licence"] = licence_code(meta)
     metadata["retracted"] = _is_retracted(kind or "", meta, title)
     return metadata
+
+
+def _version_in_path(name: str, pmcid: str | None) -> int | None:
+    """2 from "PMC123.2/PMC123.2.xml", as PMC's cloud service names an article's files."""
+    match = re.search(rf"(?:^|/){pmcid}\.([0-9]{{1,4}})(?=[./]|$)", name) if pmcid else None
+    return number(match[1], digits=4) if match else None
 
 
 def _journal(front: etree._Element) -> str | None:

@@ -13,8 +13,9 @@ from data_prep.sources.jats_citations import (
     superscript_without_citations,
     without_citations,
 )
+from data_prep.sources.jats_formulas import best_alternative, formula_text, shows_twice
 from data_prep.sources.markup import append_text, inline_text, normalised
-from data_prep.sources.mathml import local_name, mathml_text
+from data_prep.sources.mathml import local_name
 from data_prep.sources.script_characters import superscript
 from data_prep.sources.tex_math import tex_math
 
@@ -25,8 +26,6 @@ _DROPPED_SECTIONS = re.compile(
     re.IGNORECASE,
 )
 _ONLY_PUNCTUATION = re.compile(r"[.,;:)\]]+")
-# The readable form of a formula or figure, best first; the others show the same again.
-_ALTERNATIVES = ("tex-math", "math", "textual-form", "p")
 
 
 class RunningText:
@@ -62,6 +61,7 @@ class RunningText:
             "p": self._paragraph,
         }
         self._handlers |= dict.fromkeys(jats_tags.PARAGRAPHS - {"p"}, self._block)
+        self._handlers["disp-formula"] = self._display_formula
         self._handlers |= dict.fromkeys(jats_tags.CAPTION_ONLY, self._captioned)
         self._handlers |= dict.fromkeys(jats_tags.CAPTION_GROUPS, self._caption_group)
 
@@ -105,11 +105,11 @@ class RunningText:
         elif name == "sup":
             pieces.append(self._superscript(child))
         elif name == "alternatives":
-            self._best_alternative(child, pieces)
+            pieces.append(best_alternative(child, self._flat))
         elif name == "tex-math":
             pieces.append(tex_math(inline_text(child)))
         elif name in ("inline-formula", "chem-struct"):
-            pieces.append(self._formula(child) or NUMBERED)  # a picture alone leaves no "( , )"
+            pieces.append(formula_text(child, self._flat) or NUMBERED)  # a picture alone leaves no "( , )"
         elif name == "fn":
             pieces.append(f" ({inline_text(child, self._flat)})")
         elif name in ("break", "hr"):
@@ -125,7 +125,10 @@ class RunningText:
             return True
         if name in self._handlers:
             pieces.append(" ")
-            append_text(child, pieces, self._flat)
+            if shows_twice(child):
+                pieces.append(formula_text(child, self._flat))
+            else:
+                append_text(child, pieces, self._flat)
             pieces.append(" ")
             return True
         return self._special_inline(name, child, pieces)
@@ -137,28 +140,6 @@ class RunningText:
         if left is None:
             return NUMBERED
         return left if left.strip() in (",", ";") else superscript(left)
-
-    def _formula(self, element: etree._Element) -> str:
-        """One rendering of a formula that may hold several side by side, TeX before MathML."""
-        for name in ("tex-math", "math"):
-            found = element.findall(f".//{name}")
-            if found:
-                convert = mathml_text if name == "math" else lambda tex: tex_math(inline_text(tex))
-                return " ".join(convert(formula) for formula in found)
-        inner: list[str] = []
-        append_text(element, inner, self._flat)
-        return "".join(inner)
-
-    def _best_alternative(self, element: etree._Element, pieces: list[str]) -> None:
-        for name in _ALTERNATIVES:
-            child = element.find(name)
-            if child is not None:
-                pieces.append(
-                    self._formula(element)
-                    if name in ("tex-math", "math")
-                    else inline_text(child, self._flat)
-                )
-                return
 
     # -- blocks
 
@@ -192,6 +173,14 @@ class RunningText:
         self._flush()
         self._walk(element)
         self._flush()
+
+    def _display_formula(self, element: etree._Element) -> None:
+        if shows_twice(element):
+            self._flush()
+            self._inline.append(formula_text(element, self._flat))
+            self._flush()
+        else:
+            self._block(element)
 
     def _paragraph(self, element: etree._Element) -> None:
         if self._item is None:
@@ -286,7 +275,8 @@ class RunningText:
 
     def _captioned(self, element: etree._Element) -> None:
         self._flush()
-        captions = [self._line(part) for caption in element.findall("caption") for part in caption]
+        parts = [part for caption in element.findall("caption") for part in caption]
+        captions = [self._line(part) for part in (*parts, *element.findall("p"))]
         if any(captions):
             self._emit(sentences([self._line(element.find("label")), *captions]))
 

@@ -11,9 +11,11 @@ CUSTOM = "custom"
 _XLINK = "{http://www.w3.org/1999/xlink}href"
 # creativecommons.org/licenses/by-nc/4.0/ … and the dedication publicdomain/zero/1.0.
 _URL = re.compile(
-    r"creativecommons\.org/(?:licen[sc]es/(by(?:-nc)?(?:-sa|-nd)?)|(publicdomain/zero))(?:/(\d\.\d))?",
+    r"creativecommons\.org/(?:licen[sc]es/by((?:-(?:nc|sa|nd))*)|(publicdomain/zero))(?:/(\d\.\d))?",
     re.IGNORECASE,
 )
+# "Creative Commons Attribution License (CC BY-NC 4.0)": the letters say more than the name.
+_LETTERS = re.compile(r"\bcc[- ]by((?:[- ](?:nc|sa|nd))+)\b(?:[- ](\d\.\d))?", re.IGNORECASE)
 # Publishers' sentences: "the Creative Commons Attribution Non-Commercial License".
 _NAME = re.compile(
     r"creative commons\s+(?:cc[- ]?by\s+)?(attribution(?:[-– ]*(?:non[- ]?commercial|share[- ]?alike|no[- ]?deriv\w*))*)"
@@ -27,10 +29,10 @@ def licence_code(front: etree._Element) -> str | None:
     """The licence of the article whose front matter (tags without namespaces) this is.
 
     "cc-by-4.0" from an address in an attribute, in ali:license_ref or in the text; "cc-by" where the
-    text only names it; "custom" for a licence that is none of these; None where there is none.
+    text only names it; terms in the order that creativecommons.org has now; "custom" for a licence that is none of these; None where there is none.
     """
     statements = list(_statements(front))
-    for pattern in (_code_from_url, _code_from_name):
+    for pattern in (_code_from_url, _code_from_letters, _code_from_name):
         for statement in statements:
             if code := pattern(statement):
                 return code
@@ -54,10 +56,19 @@ def _code_from_url(text: str) -> str | None:
     match = _URL.search(text)
     if match is None:
         return None
-    kind, zero, version = match.groups()
-    if zero:
-        return "cc0"
-    return f"cc-{kind.lower()}" + (f"-{version}" if version else "")
+    terms, zero, version = match.groups()
+    return "cc0" if zero else _code(terms.lower(), version)
+
+
+def _code_from_letters(text: str) -> str | None:
+    match = _LETTERS.search(text)
+    return _code(match[1].lower(), match[2]) if match else None
+
+
+def _code(terms: str, version: str | None = None) -> str:
+    """The code of the terms that any of their spellings stands for, whatever their order."""
+    named = [code for code, word in _TERMS if code in re.split("[- ]", terms) or word in terms]
+    return "-".join(["cc-by", *named, *([version] if version else [])])
 
 
 def _code_from_name(text: str) -> str | None:
@@ -66,5 +77,4 @@ def _code_from_name(text: str) -> str | None:
         return None
     if match[2]:
         return "cc0"
-    terms = match[1].lower()
-    return "-".join(["cc-by", *(code for code, word in _TERMS if word in terms)])
+    return _code(match[1].lower())

@@ -11,7 +11,12 @@ from lxml import etree
 
 from data_prep.documents import NLM_TERMS, Deletion, Document, Reject, empty_metadata
 from data_prep.errors import DataError
-from data_prep.sources.identifiers import first_year, normalised_doi, normalised_pmcid
+from data_prep.sources.identifiers import (
+    first_year,
+    normalised_doi,
+    normalised_pmcid,
+    number,
+)
 from data_prep.sources.markup import inline_text
 from data_prep.sources.xml_stream import BrokenXmlError, root_tag, stream_elements
 
@@ -66,13 +71,11 @@ def _deletions(block: etree._Element, path: Path) -> Iterator[Deletion | Reject]
 
 
 def _pmid(element: etree._Element | None) -> tuple[int | None, int]:
-    """PMID and version, None where it is no number."""
+    """PMID and version; None where either is no number that NLM could mean."""
     if element is None:
         return None, 1
-    text, version = inline_text(element), element.get("Version", "1")
-    if not (text.isascii() and text.isdigit() and version.isascii() and version.isdigit()):
-        return None, 1
-    return int(text), int(version)
+    pmid, version = number(inline_text(element)), number(element.get("Version", "1"), digits=4)
+    return (pmid, version) if version else (None, 1)
 
 
 def _document(record: etree._Element, place: str) -> Document | Reject:
@@ -100,6 +103,7 @@ def _document(record: etree._Element, place: str) -> Document | Reject:
     metadata["licence"] = NLM_TERMS
     metadata["retracted"] = _is_retracted(citation, metadata["publication_types"])
     metadata["sections"], lines = _abstract(article)
+    metadata["abstract"] = bool(lines)
     parts = [_title(article), "\n".join(lines)]
     text = "\n\n".join(part for part in parts if part)
     return Document(id=f"pmid:{pmid}", text=text, source="pubmed", metadata=metadata)

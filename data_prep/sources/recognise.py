@@ -4,8 +4,6 @@ import gzip
 import re
 from pathlib import Path
 
-from data_prep.errors import ConfigError
-
 HEAD_BYTES = 1 << 16  # XML declaration, DOCTYPE and comments before the root element
 ROOTS = {
     "pubmed": re.compile(rb"<(?:PubmedArticleSet|PubmedBookArticleSet)[\s>]"),
@@ -14,16 +12,17 @@ ROOTS = {
 
 
 def sort_by_format(folder: Path) -> dict[str, list[Path]]:
-    """{"pubmed": files, "pmc": files} of the XML files below `folder`; kinds without a file are absent."""
-    if not folder.is_dir():
-        raise ConfigError(f"--input {folder}: found no such folder")
+    """{"pubmed": files, "pmc": files} of the XML files below `folder`; kinds without a file are absent.
+
+    A checksum file (".md5") goes with the file that it is beside.
+    """
     found: dict[str, list[Path]] = {}
     for path in sorted(folder.rglob("*")):
-        name = path.name.lower()
-        if path.is_file() and name.endswith((".xml", ".nxml", ".xml.gz", ".xml.gz.md5")):
-            kind = "pubmed" if name.endswith(".md5") else _kind(path)
-            if kind:
-                found.setdefault(kind, []).append(path)
+        if path.is_file() and path.name.lower().endswith((".xml", ".nxml", ".xml.gz")):
+            checksum = path.with_name(path.name + ".md5")
+            if kind := _kind(path):
+                files = found.setdefault(kind, [])
+                files += [path, checksum] if checksum.is_file() else [path]
     return found
 
 

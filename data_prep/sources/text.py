@@ -1,16 +1,14 @@
 """Plain text: files of one document each, or JSON lines with a field "text"."""
 
-import gzip
-import io
+import codecs
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import orjson
-import pyarrow as pa
 
-from data_prep.documents import Document, Reject, empty_metadata
+from data_prep.documents import Document, Reject, empty_metadata, open_lines
 from data_prep.errors import DataError
 
 JSON_LINES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
@@ -48,8 +46,10 @@ def _read_whole(path: Path, name: str) -> Document | Reject:
 def _read_lines(path: Path, name: str) -> Iterator[Document | Reject]:
     number = 0
     try:
-        with _open(path) as lines:
+        with open_lines(path) as lines:
             for number, line in enumerate(lines, start=1):
+                if number == 1:
+                    line = line.removeprefix(codecs.BOM_UTF8)
                 if line.strip():
                     yield _record(line, name, number)
     except (EOFError, OSError, zlib.error) as error:
@@ -75,13 +75,3 @@ def _record(line: bytes, name: str, number: int) -> Document | Reject:
 
 def _document(name: str, key: str | int, text: str) -> Document:
     return Document(id=f"text:{name}#{key}", text=text, source="text", metadata=empty_metadata())
-
-
-def _open(path: Path) -> BinaryIO:
-    if path.name.endswith(".gz"):
-        return gzip.open(path, "rb")  # type: ignore[return-value]
-    if path.name.endswith(".zst"):
-        # Unlike zstandard's stream_reader, Arrow reports a stream that ends too early.
-        stream = pa.input_stream(path, compression="zstd")
-        return io.BufferedReader(stream, 1 << 20)  # type: ignore[return-value, arg-type]
-    return path.open("rb")

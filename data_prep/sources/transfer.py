@@ -13,7 +13,7 @@ from typing import TypeVar
 from urllib.parse import unquote, urljoin, urlsplit
 
 import httpx2
-from lxml import html
+from lxml import etree, html
 
 from data_prep.errors import DataError
 from data_prep.files import fsync_file, fsync_folder
@@ -100,7 +100,10 @@ class Session:
         """Names of the files that a directory listing links to, sorted. Raises DataError."""
         answer = self._insist(url, lambda: self._answer("GET", url.rstrip("/") + "/"))
         folder = str(answer.url)  # after redirections
-        links = html.fromstring(answer.content).xpath("//a/@href") if answer.content.strip() else []
+        try:
+            links = html.fromstring(answer.content).xpath("//a/@href")
+        except etree.ParserError:  # no element at all: a listing of no file
+            return []
         names = {name for link in links if (name := _name_in(folder, urljoin(folder, link)))}
         return sorted(names)
 

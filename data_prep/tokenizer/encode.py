@@ -1,8 +1,9 @@
 """Text to token ids, fast and exact.
 
 gigatoken encodes where it supports the tokenizer: on one core some hundred MB/s, against a few of
-Hugging Face's tokenizers. That it gives the same ids is checked when an encoder is loaded and again on a
-sample of every unit; where it does not, the encoder says so once and goes on with tokenizers.
+Hugging Face's tokenizers. That it gives the same ids is checked when an encoder is loaded; `agrees` does so
+on a sample of every unit, which is encoded with tokenizers where it does not. No unit's sample decides
+about another unit: its bytes never depend on what else a process did.
 
 Special tokens are never parsed from text: a document about "</s>" holds no end of a document. Nothing
 is added either; packing adds begin and end tokens.
@@ -72,12 +73,16 @@ class Encoder:
         self._reference.encode_special_tokens = True
         self._fast = _load_gigatoken(content)
         self._check_special(special, content["model"].get("unk_token"))
-        self.check([PROBE, *special])
+        if not self.agrees([PROBE, *special]):
+            self._fast = None
         self.fingerprint = fingerprint(definition, self._encode_reference([PROBE]).ids.tolist())
 
-    def encode(self, texts: Sequence[str]) -> EncodedTexts:
-        """The ids of each text, nothing added, nothing cut; uses one thread with gigatoken."""
-        if self._fast is None:
+    def encode(self, texts: Sequence[str], fast: bool = True) -> EncodedTexts:
+        """The ids of each text, nothing added, nothing cut; uses one thread with gigatoken.
+
+        `fast` is what `agrees` says of a sample of the texts.
+        """
+        if self._fast is None or not fast:
             return self._encode_reference(texts)
         # One thread: stages run a process for every core.
         lists = self._fast.encode_batch(list(texts), parallel=False).layout
@@ -88,8 +93,8 @@ class Encoder:
         """Text of the ids, special tokens by name; bytes that are no UTF-8 become U+FFFD."""
         return self._reference.decode([int(index) for index in ids], skip_special_tokens=False)
 
-    def check(self, texts: Sequence[str]) -> bool:
-        """Whether gigatoken encodes the texts as tokenizers does; if not, it is no longer used."""
+    def agrees(self, texts: Sequence[str]) -> bool:
+        """Whether gigatoken encodes the texts as tokenizers does; says so where it does not."""
         if self._fast is None:
             return False
         sample = [text[:CHECKED_CHARACTERS] for text in texts]
@@ -98,12 +103,11 @@ class Encoder:
         ):
             if not np.array_equal(fast, reference):
                 logger.warning(
-                    "tokenizer %s: gigatoken and tokenizers differ on %r; encoding goes on with "
+                    "tokenizer %s: gigatoken and tokenizers differ on %r; such texts are encoded with "
                     "tokenizers, which is exact and slower",
                     self.name,
                     text[:80],
                 )
-                self._fast = None
                 return False
         return True
 

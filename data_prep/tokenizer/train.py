@@ -15,7 +15,7 @@ from data_prep.files import sha256_file
 from data_prep.tokenizer.definition import END_OF_TEXT
 from data_prep.tokenizer.encode import load_encoder
 from data_prep.tokenizer.existing import FILES, copy_tokenizer, write_names
-from data_prep.units import Stage, Unit, UnitResult, finished
+from data_prep.units import Stage, Unit, UnitResult, finished, source_of
 
 TRAIN_FILE = "train.jsonl.zst"
 
@@ -44,11 +44,7 @@ class TokenizerStage(Stage):
     def units(self) -> list[Unit]:
         if self.path:
             return [_copied_unit(self.path)]
-        curated = [
-            unit
-            for unit in finished(self.curated)
-            if unit.name.partition("/")[0] in self.sources and unit.files[TRAIN_FILE]["bytes"]
-        ]
+        curated = [unit for unit in finished(self.curated) if source_of(unit.name) in self.sources]
         return [_trained_unit(curated)] if curated else []
 
     def run_unit(self, unit: Unit, folder: Path) -> dict[str, Any]:

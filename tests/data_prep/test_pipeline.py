@@ -33,7 +33,7 @@ FACTS = json.loads((CORPUS / "facts.json").read_text())
 SETS = ("pmc-train", "pmc-validation", "pubmed-train", "pubmed-validation")
 STAGES = ("extract", "identify", "curate", "tokenizer", "pack", "shards")
 # What may differ between two runs of the same corpus: times of files, and datatrove's own logs.
-OUTSIDE_EQUALITY = ("hashes.jsonl", "run.json")
+OUTSIDE_EQUALITY = ("hashes.jsonl", "run.json", "lock")
 KILLS = 3
 
 
@@ -358,3 +358,13 @@ def test_a_folder_in_which_nothing_passes_the_filters_is_said_to_be_so(
     config = pubmed_alone(pubmed26n0001=[citation(abstract="")])
     assert main(["all", str(config)]) == 1
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_tokenizer_that_is_not_there_is_named_by_its_field_before_any_stage(
+    pubmed_alone: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = pubmed_alone(pubmed26n0001=[citation()])
+    assert main(["all", str(config), "--tokenizer.path", str(config.parent / "nowhere")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"tokenizer.path: {config.parent / 'nowhere'}: no tokenizer there")
+    assert not (config.parent / "corpus/download").exists()

@@ -13,7 +13,8 @@ import pytest
 
 from data_prep.errors import DataError
 from data_prep.executor import run_stage
-from data_prep.units import Stage, Unit, failures, finished
+from data_prep.files import write_json
+from data_prep.units import Stage, Unit, failure_path, failures, finished
 
 
 class Upper(Stage):
@@ -98,6 +99,14 @@ def test_a_broken_input_stops_its_unit_and_no_other(inputs, tmp_path):
     (inputs / "b.txt").write_text("mended")
     assert run_stage(stage).ran == ["texts/b"]
     assert failures(stage.directory) == {}
+
+
+def test_units_of_like_names_fail_apart(tmp_path):
+    names = ("a/b__c", "a__b/c", "a/b")
+    assert len({failure_path(tmp_path, name) for name in names}) == 3
+    for name in names:
+        write_json(failure_path(tmp_path, name), {"unit": name, "error": f"why {name}"})
+    assert failures(tmp_path) == {name: f"why {name}" for name in names}
 
 
 def test_a_killed_worker_fails_its_unit_and_hangs_nothing(inputs, tmp_path):

@@ -88,12 +88,17 @@ def test_shards_of_another_tokenizer_are_refused(values, sets, base_model, tmp_p
             "data.train.a.path: found no folder /nowhere",
         ),
         ({"deepspeed": "/nowhere.json"}, 2, "deepspeed: cannot read /nowhere.json"),
-        ({"run": "/proc/nowhere/run"}, 1, "/proc/nowhere"),
     ],
 )
 def test_what_is_not_there_is_named_within_seconds(changes, code, complaint, values, tmp_path):
     config = tiny.write_config(tmp_path / "run.yaml", values(tmp_path / "run", **changes))
     assert complaint in refused(tiny.run_alone(config), code)
+
+
+def test_a_folder_that_cannot_be_written_is_named(values, tmp_path):
+    config = tiny.write_config(tmp_path / "run.yaml", values(Path("/proc/run")))
+    message = refused(tiny.run_alone(config), 1)
+    assert message.startswith("/proc/run")
 
 
 def test_a_misspelt_lora_target_and_missing_weights_are_refused(values, base_model, tmp_path):

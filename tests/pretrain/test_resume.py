@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pretrain.run_folder import RunLock
+from data_prep.lock import FolderLock
 from tests import tiny
 from tests.pretrain.conftest import STEPS
 
@@ -101,8 +101,8 @@ def test_a_second_run_in_the_folder_is_refused_until_the_first_is_gone(config, v
             tiny.sys.executable,
             "-c",
             "import sys, time; sys.path.insert(0, sys.argv[1])\n"
-            "from pathlib import Path; from pretrain.run_folder import RunLock\n"
-            "lock = RunLock(Path(sys.argv[2])); lock.acquire(); print('held', flush=True); time.sleep(300)",
+            "from pathlib import Path; from data_prep.lock import FolderLock\n"
+            "lock = FolderLock(Path(sys.argv[2]), 'run'); lock.acquire(1); print('held', flush=True); time.sleep(300)",
             str(tiny.ROOT),
             str(run),
         ],
@@ -111,8 +111,8 @@ def test_a_second_run_in_the_folder_is_refused_until_the_first_is_gone(config, v
     )
     assert held.stdout is not None
     assert held.stdout.readline() == "held\n"
-    with pytest.raises(Exception, match=rf"in use by process {held.pid} on .*stop that run"):
-        RunLock(run).acquire(wait_s=0.2)
+    with pytest.raises(Exception, match=rf"in use by process {held.pid} on .*stop it"):
+        FolderLock(run, "run").acquire(wait_s=0.2)
     os.kill(held.pid, signal.SIGKILL)
     held.wait()
     # The kernel has released the lock: nothing stale keeps the next one out.

@@ -31,7 +31,8 @@ def document(kind="document", text="Title\n\n" + "An abstract. " * 20, **metadat
     key = metadata.pop("id", None) or next(
         (f"{n}:{metadata[n]}" for n in ("pmid", "pmcid", "doi") if metadata.get(n)), "text:a#1"
     )
-    known = empty_metadata() | {"licence": "cc-by-4.0", "language": "eng", "year": 2020} | metadata
+    known = empty_metadata() | {"licence": "cc-by-4.0", "language": "eng", "year": 2020}
+    known |= {"abstract": "\n\n" in text.strip()} | metadata
     return {"kind": kind, "id": key, "text": text, "metadata": known}
 
 

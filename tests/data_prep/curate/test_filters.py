@@ -21,6 +21,8 @@ TEXT = "A title\n\nAn abstract that is long enough."
         (document(text=TEXT, language="ger"), "language"),
         (citation(1, text=TEXT), None),
         (citation(1, text="A title of twenty characters or more\n\n"), "no_abstract"),
+        (citation(1, text="An abstract that stands alone, without title", abstract=True), None),
+        (citation(1, text="A title that\n\nhas a blank line in it", abstract=False), "no_abstract"),
         (document(text="One paragraph, which is no citation"), None),
         (document(text="A title\n\nShort."), "too_short"),
         (document(text=TEXT, licence="cc-by-nc-4.0"), "licence"),

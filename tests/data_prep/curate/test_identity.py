@@ -104,7 +104,19 @@ def test_a_full_text_that_the_filters_drop_takes_neither_its_abstract_nor_a_copy
     }
 
 
-def test_of_two_full_texts_the_first_by_unit_name_and_place_stays(corpus):
+def test_of_several_versions_of_a_full_text_the_highest_that_stays_is_kept(corpus):
+    long = [document(pmcid="PMC77", version=version) for version in (1, 10, 2)]
+    corpus.extract("pmc/x", [*long, document(pmcid="PMC78", version=2)])
+    corpus.extract("pmc/y", [document(pmcid="PMC78", version=3, text="short"), document(pmid=9)])
+    corpus.extract("pmc/z", [document(pmid=9, version=1), document(pmcid="PMC77", version=10)])
+    assert decisions(corpus) == {
+        "pmc/x": ["duplicate_id", "keep", "duplicate_id", "keep"],
+        "pmc/y": ["keep", "keep"],  # the first of them to be dropped by the filters
+        "pmc/z": ["duplicate_id", "duplicate_id"],
+    }
+
+
+def test_of_two_full_texts_of_one_version_the_first_by_unit_name_and_place_stays(corpus):
     corpus.extract("pmc/y", [document(pmcid="PMC5"), document(pmcid="5"), document(pmcid="PMC6")])
     corpus.extract("pmc/x", [document(pmid=7, pmcid="PMC6.1")])
     corpus.extract("books/b", [document(doi="10.1000/q"), document(doi="10.1000/Q")])
@@ -122,9 +134,21 @@ def test_keys_join_articles_through_a_chain(corpus):
 
 
 def test_placeholders_are_no_keys(corpus):
-    corpus.extract("books/b", [document(doi=doi) for doi in ("n/a", "n/a", "10.1371/", "10.1371/")])
-    corpus.extract("pmc/x", [document(pmcid="unknown"), document(pmcid="unknown"), document()])
+    dois = ("n/a", "n/a", "10.1371/", "10.1371/")
+    corpus.extract("books/b", [document(doi=doi, id=f"text:{n}") for n, doi in enumerate(dois)])
+    corpus.extract("pmc/x", [document(pmcid="unknown", id=f"text:x#{n}") for n in range(3)])
     assert {reason for unit in decisions(corpus).values() for reason in unit} == {"keep"}
+
+
+def test_an_id_that_comes_twice_in_a_source_is_kept_once(corpus):
+    corpus.extract("books/a", [document(id="text:a#1"), document(id="text:a#2")])
+    corpus.extract("books/b", [document(id="text:a#1"), document(id="text:a#1", pmid=5)])
+    corpus.extract("pmc/x", [document(id="text:a#2")])  # another source's file of that name
+    assert decisions(corpus) == {
+        "books/a": ["keep", "keep"],
+        "books/b": ["duplicate_id", "keep"],
+        "pmc/x": ["keep"],
+    }
 
 
 def test_the_same_decisions_are_the_same_bytes_and_are_not_made_twice(corpus, tmp_path):

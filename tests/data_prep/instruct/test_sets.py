@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from data_prep.config import CorpusConfig
@@ -13,6 +14,7 @@ from data_prep.documents import read_json_lines
 from data_prep.errors import ConfigError, DataError
 from data_prep.executor import StageReport
 from data_prep.instruct.sets import USUAL_SHARE, make_instruct_sets, trained_share
+from data_prep.pipeline import run
 from data_prep.shards.reader import ShardSet
 from data_prep.units import finished
 from tests.data_prep.instruct.small_tokenizer import write_tokenizer
@@ -209,6 +211,27 @@ def test_what_is_done_stays_and_what_changed_is_done_again(tmp_path: Path, token
     assert ShardSet(tmp_path / "out" / "instruct-train").manifest.hash != made
     run_both(config(tmp_path, tokenizer, "plain", validation_fraction=0.0))
     assert not (tmp_path / "out" / "instruct-validation").exists()
+
+
+def test_a_broken_file_stops_the_sets_or_is_named_in_them_as_missing(
+    tmp_path: Path, tokenizer: Path
+) -> None:
+    broken = tmp_path / "broken.json"
+    broken.write_text("{")
+    good = {"path": str(write_records(tmp_path)), "format": "messages"}
+    inputs = [good, {"path": str(broken), "format": "alpaca"}]
+    settings = config(tmp_path, tokenizer, "plain", inputs=inputs)
+    with pytest.raises(DataError, match="1 failed"):
+        run("instruct", settings, allow_failed=False)
+    assert not (tmp_path / "out").exists()
+    run("instruct", settings, allow_failed=True)
+    shards = ShardSet(tmp_path / "out" / "instruct-train")
+    assert shards.manifest.missing == ["instruct/broken.json"]
+    named = shards.folder / "inputs.parquet"
+    assert pq.read_table(named)["name"].to_pylist() == ["talks.jsonl"]
+    # Without the file it is another set, with the same conversations.
+    run("instruct", config(tmp_path, tokenizer, "plain"), allow_failed=False)
+    assert ShardSet(shards.folder).manifest.missing == []
 
 
 def test_nothing_left_to_train_on_is_an_error(tmp_path: Path, tokenizer: Path) -> None:

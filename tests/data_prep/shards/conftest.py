@@ -2,10 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tokenizers.implementations import ByteLevelBPETokenizer
 
+from data_prep.config import CorpusConfig
+from data_prep.config_file import validate
 from data_prep.shards.assemble import build_shard_set
 from data_prep.shards.manifest import Manifest
 from data_prep.shards.schema import ShardFormat
@@ -71,5 +74,20 @@ def make_set(tokenizer: Path, form: Callable[..., ShardFormat]) -> Callable[...,
         )
         assert manifest is not None
         return manifest
+
+    return make
+
+
+@pytest.fixture
+def config(tokenizer: Path) -> Callable[..., CorpusConfig]:
+    def make(output: Path, **pack: Any) -> CorpusConfig:
+        source = {"format": "text", "path": "somewhere"}
+        values = {
+            "output": str(output),
+            "sources": {"words": source, "other": source},
+            "tokenizer": {"path": str(tokenizer)},
+            "pack": {"sequence_length": 64, "row_group": 64, "window": 8} | pack,
+        }
+        return validate(CorpusConfig, values, "test")
 
     return make

@@ -4,78 +4,32 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+import gigatoken
 import numpy as np
 import pandas as pd
 import pytest
 
 from data_prep.config import CorpusConfig
 from data_prep.config_file import validate
-from data_prep.documents import DocumentWriter, empty_metadata
-from data_prep.errors import DataError
-from data_prep.executor import StageReport, run_stage
-from data_prep.shards.build import PackStage, ShardSetStage, with_boundaries
+from data_prep.errors import ConfigError, DataError
+from data_prep.executor import run_stage
+from data_prep.files import sha256_file
+from data_prep.shards.assemble import shard_format
+from data_prep.shards.build import (
+    PackStage,
+    ShardSetStage,
+    check_tokenizer,
+    encode_documents,
+    with_boundaries,
+)
 from data_prep.shards.reader import ShardSet
 from data_prep.shards.verify import verify
 from data_prep.tokenizer.encode import EncodedTexts, load_encoder
 from data_prep.tokenizer.train import TokenizerStage
-from data_prep.units import Stage, Unit, finished
+from data_prep.units import finished
+from tests.data_prep.shards.curated import TEXTS, Curated, run_all
 from tests.data_prep.shards.encoded import rebuilt
-
-Units = dict[str, dict[str, list[str]]]
-TEXTS: Units = {
-    "words/a": {
-        "train": [f"renal failure {number} of 高 " * (number % 7) for number in range(40)],
-        "validation": ["a <|endoftext|> b </s>", "\x00\x00"],
-    },
-    "words/b": {"train": ["acute " * 60], "validation": []},
-    "other/c": {"train": ["one text"], "validation": []},
-}
-
-
-class Curated(Stage):
-    """Writes texts as curated units, whose ids are their places."""
-
-    name, version = "curate", 1
-
-    def __init__(self, output: Path, units: Units):
-        self.directory = output / "curate"
-        self.settings = {}
-        self.texts = units
-
-    def units(self) -> list[Unit]:
-        return [Unit(name, {"texts": str(texts)}, 1) for name, texts in sorted(self.texts.items())]
-
-    def run_unit(self, unit: Unit, folder: Path) -> dict[str, Any]:
-        for split, texts in self.texts[unit.name].items():
-            with DocumentWriter(folder / f"{split}.jsonl.zst") as writer:
-                for number, text in enumerate(texts):
-                    name = f"text:{unit.name}/{split}#{number}"
-                    metadata = empty_metadata() | {"year": 1990, "doi": f"10.1/{number}"}
-                    source = unit.name.partition("/")[0]
-                    writer.write({"id": name, "text": text, "source": source, "metadata": metadata})
-        return {}
-
-
-@pytest.fixture
-def config(tokenizer: Path) -> Callable[..., CorpusConfig]:
-    def make(output: Path, **pack: Any) -> CorpusConfig:
-        source = {"format": "text", "path": "somewhere"}
-        values = {
-            "output": str(output),
-            "sources": {"words": source, "other": source},
-            "tokenizer": {"path": str(tokenizer)},
-            "pack": {"sequence_length": 64, "row_group": 64, "window": 8} | pack,
-        }
-        return validate(CorpusConfig, values, "test")
-
-    return make
-
-
-def run_all(config: CorpusConfig, units: Units = TEXTS, workers: int = 1) -> list[StageReport]:
-    stages = [Curated(config.output, units), TokenizerStage(config), PackStage(config)]
-    return [run_stage(stage, workers) for stage in [*stages, ShardSetStage(config)]]
 
 
 @pytest.mark.parametrize("policy", ["best_fit", "concat"])
@@ -150,7 +104,7 @@ def test_documents_are_listed_with_what_is_known_of_them(
         # Rows are numbered through the files of the set.
         for number in row["rows"]:
             group = int(np.searchsorted(np.cumsum(shards.row_groups), number, side="right"))
-            within = number - shards.first_row(group)
+            within = number - int(shards.row_groups[:group].sum())
             assert row["id"] in shards.document_ids(group)[within]
 
 
@@ -201,7 +155,7 @@ def test_a_broken_unit_is_named_as_missing_and_the_others_are_packed(
     tmp_path: Path, config: Callable[..., CorpusConfig]
 ) -> None:
     settings = config(tmp_path)
-    run_stage(Curated(tmp_path, TEXTS))
+    run_stage(Curated(settings, TEXTS))
     run_stage(TokenizerStage(settings))
     broken = tmp_path / "curate" / "words" / "b" / "train.jsonl.zst"
     broken.write_bytes(b"\0" * broken.stat().st_size)
@@ -219,12 +173,56 @@ def test_a_broken_unit_is_named_as_missing_and_the_others_are_packed(
     assert (manifest.missing, len(manifest.files)) == ([], 2)
 
 
+def test_files_called_as_the_lists_of_a_set_are_packed_like_others(
+    tmp_path: Path, config: Callable[..., CorpusConfig]
+) -> None:
+    texts = {f"words/{name}": TEXTS["words/b"] for name in ("documents", "inputs", "other")}
+    reports = run_all(config(tmp_path), texts)
+    assert [report.failed for report in reports] == [{}] * 4
+    folder = tmp_path / "shards" / "words-train"
+    assert verify(folder) == []
+    shards = ShardSet(folder)
+    names = [file.name for file in shards.manifest.files]
+    assert names == ["documents__shard.parquet", "inputs__shard.parquet", "other.parquet"]
+    ids = [f"text:{unit}/train#0" for unit in texts]
+    assert shards.documents()["id"].to_pylist() == ids
+    for unit in finished(tmp_path / "pack"):  # what the set's files are links to is as it was
+        for name, about in unit.files.items():
+            assert sha256_file(unit.folder / name) == about["sha256"]
+
+
+def test_a_sample_on_which_the_encoders_differ_slows_its_own_unit_alone(
+    tmp_path: Path, config: Callable[..., CorpusConfig], tokenizer: Path
+) -> None:
+    settings = config(tmp_path)
+    run_stage(Curated(settings, {"words/a": TEXTS["words/b"], "words/b": TEXTS["other/c"]}))
+    paths = [tmp_path / f"curate/words/{name}/train.jsonl.zst" for name in "ab"]
+    encoder = load_encoder(tokenizer)
+    form = shard_format(
+        encoder, sequence_length=64, policy="best_fit", row_group=64, begin_token=False
+    )
+    # An encoder that knows three merges: of these documents it is wrong about both.
+    content = json.loads((tokenizer / "tokenizer.json").read_text())
+    content["model"]["merges"] = content["model"]["merges"][:3]
+    right, wrong = encoder._fast, gigatoken.Tokenizer.from_json(json.dumps(content))
+    assert right is not None
+
+    def tokens(path: Path) -> list[list[int]]:
+        return [document.tokens.tolist() for document in encode_documents(path, encoder, form)]
+
+    expected = [tokens(path) for path in paths]
+    encoder._fast = wrong
+    assert [tokens(path) for path in paths] == expected
+    assert encoder._fast is wrong  # what a unit's sample showed is forgotten with the unit
+
+
 def test_packing_needs_a_tokenizer_first(
     tmp_path: Path, config: Callable[..., CorpusConfig]
 ) -> None:
-    run_stage(Curated(tmp_path, TEXTS))
+    settings = config(tmp_path)
+    run_stage(Curated(settings, TEXTS))
     with pytest.raises(DataError, match="run the stage tokenizer first"):
-        PackStage(config(tmp_path)).units()
+        PackStage(settings).units()
 
 
 def test_a_begin_token_that_does_not_exist_is_refused(
@@ -238,9 +236,11 @@ def test_a_begin_token_that_does_not_exist_is_refused(
     settings = validate(
         CorpusConfig, settings.model_dump() | {"tokenizer": {"path": str(folder)}}, "test"
     )
-    *_, pack, _ = run_all(settings)
-    assert all("pack.begin_token: is true" in reason for reason in pack.failed.values())
-    assert len(pack.failed) == 3
+    with pytest.raises(ConfigError, match=r"pack\.begin_token: is true") as before_all_stages:
+        check_tokenizer(settings)
+    with pytest.raises(ConfigError) as before_packing:
+        run_all(settings)
+    assert str(before_packing.value) == str(before_all_stages.value)
 
 
 @pytest.mark.parametrize("begin", [None, 8])

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+from pathlib import Path
 
 import orjson
 import pyarrow.parquet as pq
@@ -14,7 +15,8 @@ from data_prep.errors import DataError
 from data_prep.executor import run_stage
 from data_prep.sources.download import download
 from data_prep.sources.extract import ExtractStage
-from data_prep.sources.extract_units import nlm_order
+from data_prep.sources.extract_units import nlm_order, units_of
+from data_prep.sources.inventory import InventoryFile
 from data_prep.sources.text import read_texts
 from data_prep.units import finished
 
@@ -111,6 +113,17 @@ def test_a_pubmed_file_becomes_documents_rejects_and_an_index(tmp_path, raw):
     ]
 
 
+def test_an_abstract_without_title_is_counted_as_one(tmp_path, raw):
+    untitled = citation(1).replace("Title 1.", "")
+    raw({"a/x.xml.gz": pubmed(untitled, citation(2, ""))})
+    stage = stage_of(tmp_path, a="pubmed")
+    run_stage(stage)
+    (result,) = results(stage).values()
+    assert (result.counts["documents"], result.counts["with_abstract"]) == (2, 1)
+    documents = read_documents(result.folder / "documents.jsonl.zst")
+    assert [d["metadata"]["abstract"] for d in documents] == [True, False]
+
+
 def test_the_index_has_the_types_that_later_stages_read(tmp_path, raw):
     raw({"a/x.txt": b"Text."})
     stage = stage_of(tmp_path, a="text")
@@ -153,15 +166,41 @@ def test_only_what_changed_is_done_again(tmp_path, raw):
     assert report.ran == ["a/pubmed26n0002", "a/pubmed26n0003"]
 
 
-def test_jats_files_go_in_batches_of_five_hundred_in_sorted_order(tmp_path, raw):
-    raw({f"pmc/PMC{n:04d}/a.xml": jats(n) for n in range(1003)})
-    stage = stage_of(tmp_path, pmc="jats")
-    units = stage.units()
-    assert [unit.name for unit in units] == ["pmc/00000", "pmc/00001", "pmc/00002"]
-    assert [len(unit.inputs) for unit in units] == [500, 500, 3]
-    assert next(iter(units[1].inputs)) == "PMC0500/a.xml"
-    data = jats(1002)
-    assert units[2].inputs["PMC1002/a.xml"] == hashlib.sha256(data).hexdigest()
+def inventory(names):
+    return [InventoryFile(name, Path(name), 1, name) for name in names]
+
+
+NAMES = [f"PMC{n:06d}/a.xml" for n in range(0, 30_000, 2)]
+
+
+def test_jats_files_go_in_batches_of_some_five_hundred_each_file_in_one():
+    units = units_of("pmc", "jats", inventory(reversed(NAMES)))
+    assert sorted(name for unit in units for name in unit.inputs) == NAMES
+    assert all(list(unit.inputs) == sorted(unit.inputs) for unit in units)
+    assert len({unit.name for unit in units}) == len(units)
+    # 30 boundaries are expected; their number has a standard deviation of 5.5.
+    assert 10 < len(units) < 50
+    assert max(len(unit.inputs) for unit in units) <= 2000
+
+
+@pytest.mark.parametrize("number", [1, 5001, 15_001, 29_999, 30_001])
+def test_one_more_jats_file_changes_two_batches_at_most(number):
+    def made(names):
+        return {
+            (unit.name, *unit.inputs.items()) for unit in units_of("pmc", "jats", inventory(names))
+        }
+
+    before = made(NAMES)
+    assert 1 <= len(made([*NAMES, f"PMC{number:06d}/a.xml"]) - before) <= 2
+
+
+def test_a_batch_holds_two_thousand_files_where_no_name_ends_it():
+    def ends(name):
+        return int(hashlib.sha256(name.encode()).hexdigest(), 16) % 500 == 0
+
+    names = [name for name in (f"{n:05d}.xml" for n in range(5000)) if not ends(name)][:4001]
+    sizes = {len(unit.inputs) for unit in units_of("pmc", "jats", inventory(names))}
+    assert sizes == {2000, 1}
 
 
 def test_a_malformed_article_is_rejected_and_the_batch_goes_on(tmp_path, raw):
@@ -228,6 +267,23 @@ def test_json_lines_become_documents_with_their_keys_or_line_numbers(tmp_path, n
     ]
     assert [reject.place for reject in rejects] == [f"deep/{name}: line {n}" for n in (4, 5, 6, 7)]
     assert [reject.reason.partition(":")[0] for reject in rejects] == ["no text", "not JSON", "no text", "no text"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst"])
+def test_a_byte_order_mark_costs_no_record(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(compressed(name, b'\xef\xbb\xbf{"text": "One."}\n{"text": "Two."}\n'))
+    assert [record.get("text") for record in read_texts(path)] == ["One.", "Two."]
+
+
+@pytest.mark.parametrize("read", [read_texts, read_documents])
+def test_lines_whose_compression_is_damaged_are_an_error_that_names_the_file(tmp_path, read):
+    path = tmp_path / "a.jsonl.gz"
+    data = bytearray(gzip.compress(orjson.dumps({"text": "One."}) + b"\n", mtime=0))
+    data[10:14] = b"\xff" * 4  # where a gzip file's first deflate block begins (RFC 1952)
+    path.write_bytes(data)
+    with pytest.raises(DataError, match="a.jsonl.gz"):
+        list(read(path))
 
 
 @pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst"])

@@ -37,6 +37,7 @@ def test_an_article_becomes_title_abstract_and_body_with_all_metadata(tmp_path):
             "year": 2007,
             "language": "eng",
             "publication_types": ["research-article"],
+            "abstract": True,
             "sections": ["Introduction"],
         },
     }
@@ -47,7 +48,10 @@ def test_an_article_becomes_title_abstract_and_body_with_all_metadata(tmp_path):
     [
         ('<article-id pub-id-type="pmcid">PMC7.1</article-id>', "pmcid:PMC7"),
         ('<article-id pub-id-type="pmid">7</article-id>', "pmid:7"),
-        ('<article-id pub-id-type="doi">10.1/X</article-id>', "doi:10.1/x"),
+        ('<article-id pub-id-type="doi">10.1000/X</article-id>', "doi:10.1000/x"),
+        ('<article-id pub-id-type="doi">10.1000.10/X</article-id>', "doi:10.1000.10/x"),
+        (f'<article-id pub-id-type="pmid">{2**70}</article-id>', "text:a.xml#1"),
+        (f'<article-id pub-id-type="pmc">{2**70}</article-id>', "text:a.xml#1"),
         ('<article-id pub-id-type="publisher-id">x</article-id>', "text:a.xml#1"),
     ],
 )
@@ -55,9 +59,36 @@ def test_the_id_is_the_best_known_one(tmp_path, ids, expected):
     assert read_one(tmp_path, "<p>x</p>", ids=ids)["id"] == expected
 
 
+PMC7 = '<article-id pub-id-type="pmcid">PMC7</article-id>'
+
+
+@pytest.mark.parametrize(
+    ("ids", "name", "version"),
+    [
+        (PMC7 + '<article-id pub-id-type="pmcid-ver">PMC7.2</article-id>', "a.xml", 2),
+        ('<article-id pub-id-type="pmcid-ver">PMC7.12</article-id>', "a.xml", 12),
+        ('<article-id pub-id-type="pmc">PMC7.3</article-id>', "PMC7.4/PMC7.4.xml", 3),
+        (PMC7, "deep/PMC7.2/a.xml", 2),
+        (PMC7, "PMC7.3.xml", 3),
+        (PMC7, "PMC7.xml", None),
+        (PMC7, "PMC77.2/a.xml", None),
+        (f'<article-id pub-id-type="pmcid-ver">PMC7.{2**70}</article-id>', "a.xml", None),
+    ],
+)
+def test_the_version_is_that_of_the_ids_or_of_the_path(tmp_path, ids, name, version):
+    (document,) = read_articles(put(tmp_path, article("<p>x</p>", ids=ids)), name)
+    assert document["metadata"]["version"] == version
+    assert document["id"] == "pmcid:PMC7"
+
+
 @pytest.mark.parametrize(
     ("permissions", "code"),
     [
+        ('<license xlink:href="http://creativecommons.org/licenses/by-nd-nc/1.0/"/>', "cc-by-nc-nd-1.0"),
+        ('<license xlink:href="https://creativecommons.org/licenses/by-sa-nc/2.0/"/>', "cc-by-nc-sa-2.0"),
+        ("<license><p>Creative Commons Attribution License (CC BY-NC 4.0)</p></license>", "cc-by-nc-4.0"),
+        ("<license><p>Creative Commons Attribution License CC-BY-NC-ND</p></license>", "cc-by-nc-nd"),
+        ("<license><p>Creative Commons Attribution License (CC BY 4.0)</p></license>", "cc-by"),
         ('<license xlink:href="http://creativecommons.org/licenses/by/4.0/"><license-p>x</license-p></license>', "cc-by-4.0"),
         ('<license xlink:href="https://creativecommons.org/licenses/by-nc-nd/3.0/igo/"/>', "cc-by-nc-nd-3.0"),
         ('<license xlink:href="https://creativecommons.org/licenses/BY-SA/4.0"/>', "cc-by-sa-4.0"),

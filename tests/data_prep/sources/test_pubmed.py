@@ -32,8 +32,19 @@ def test_a_citation_becomes_title_blank_line_abstract_and_all_metadata(tmp_path)
             "language": "fre",
             "publication_types": ["Review"],
             "licence": "nlm-terms",
+            "abstract": True,
         },
     }
+
+
+@pytest.mark.parametrize(
+    "pmid", [f"<PMID>{2**70}</PMID>", f'<PMID Version="{2**40}">17</PMID>', "<PMID>0</PMID>"]
+)
+def test_a_pmid_that_no_number_of_nlms_can_be_is_rejected_alone(tmp_path, pmid):
+    other, deletions = citation(), f"<DeleteCitation>{pmid}<PMID>3</PMID></DeleteCitation>"
+    records = list(read_citations(put(tmp_path, citation(pmid=pmid), other, deletions)))
+    assert [type(record) for record in records] == [Reject, dict, Reject, Deletion]
+    assert records[0].reason.startswith("no PMID")
 
 
 def test_sections_of_an_abstract_stand_on_their_own_lines_with_their_labels(tmp_path):
@@ -182,6 +193,7 @@ def test_book_articles_are_documents_and_books_can_be_deleted(tmp_path):
         "year": 1993,
         "language": "eng",
         "publication_types": ["Review"],
+        "abstract": True,
         "licence": "nlm-terms",
     }
     assert whole["text"] == "GeneReviews\n\nCLINICAL: Text."
