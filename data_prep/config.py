@@ -19,7 +19,9 @@ def _plain_name(name: str) -> str:
     if not name or not all(letter.isalnum() or letter in "-_" for letter in name):
         raise ValueError("a source's name is made of letters, digits, '-' and '_'")
     if name == FAILURES:
-        raise ValueError(f"a source cannot be called {FAILURES!r}: stages keep their failures there")
+        raise ValueError(
+            f"a source cannot be called {FAILURES!r}: stages keep their failures there"
+        )
     return name
 
 

@@ -131,7 +131,7 @@ def _remove_strangers(stage: Stage, names: Iterable[str]) -> None:
     for result in finished(stage.directory):
         if result.record["stage"] == stage.name and result.name not in known:
             shutil.rmtree(result.folder)
-    for failure in (stage.directory / FAILURES).glob("*.json"):
+    for failure in (stage.directory / FAILURES).rglob("*.json"):
         if read_json(failure)["unit"] not in known:
             failure.unlink()
 

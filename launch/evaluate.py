@@ -46,7 +46,7 @@ class EvaluateConfig(Section):
 
 def main(config: EvaluateConfig) -> None:
     files = _check(config)
-    # A bar for every model, task and document would bury the results.
+    # Bars for every model and task would bury the results.
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if not config.online:

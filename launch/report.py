@@ -85,12 +85,14 @@ def main(config: ReportConfig) -> None:
 
 def _read_evaluation(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise ConfigError(f"evaluation: {path} is not there; launch/evaluate.py writes results.json")
+        raise ConfigError(
+            f"evaluation: {path} is not there; launch/evaluate.py writes results.json"
+        )
     try:
         found = read_json(path)
     except ValueError:  # neither UTF-8 nor JSON
         found = None
-    if not isinstance(found, dict) or not RESULTS <= found.keys():
+    if not isinstance(found, dict) or not found.keys() >= RESULTS:
         raise ConfigError(
             f"evaluation: {path} is not what launch/evaluate.py writes; give its results.json"
         )

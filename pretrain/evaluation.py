@@ -101,6 +101,24 @@ def _documents(path: Path) -> Iterator[Document]:
         yield record
 
 
+class _Scorer(HFLM):
+    """lm-eval's model without its progress bars, of which every window of a document has one."""
+
+    def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> Any:
+        return super().loglikelihood(requests, disable_tqdm=True)
+
+    def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = True) -> Any:
+        return super().loglikelihood_rolling(requests, disable_tqdm=True)
+
+    def _loglikelihood_tokens(
+        self, requests: Any, disable_tqdm: bool = True, override_bs: int | None = None
+    ) -> Any:
+        return super()._loglikelihood_tokens(requests, True, override_bs)
+
+    def generate_until(self, requests: Any, disable_tqdm: bool = True) -> Any:
+        return super().generate_until(requests, disable_tqdm=True)
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     # lm-eval warns of what is meant here: an initialised model, a task that is a Python object.
@@ -147,7 +165,7 @@ def score_documents(
         }
     )
     # The rolling windows begin with the begin token already; the tokenizer must not add a second one.
-    scorer = HFLM(
+    scorer = _Scorer(
         pretrained=loaded.model,
         tokenizer=loaded.verbatim_tokenizer,
         batch_size=batch_size,
@@ -195,7 +213,7 @@ def score_tasks(
     except ValueError as error:
         raise ConfigError(f"tasks: {' '.join(str(error).split())}") from error
     evaluated = _evaluate(
-        HFLM(pretrained=loaded.model, tokenizer=loaded.tokenizer, batch_size=batch_size),
+        _Scorer(pretrained=loaded.model, tokenizer=loaded.tokenizer, batch_size=batch_size),
         chosen.tasks,
         task_manager=manager,
         limit=limit,

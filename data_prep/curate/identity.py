@@ -33,7 +33,7 @@ from data_prep.curate.index import (
     read_indexed_documents,
     read_positions,
 )
-from data_prep.units import Stage, Unit, finished
+from data_prep.units import Stage, Unit, finished, source_of
 
 UNIT = "all"
 
@@ -97,11 +97,6 @@ class IdentifyStage(Stage):
                 dict(zip(REASONS, tally, strict=True))
             )
         return {source: dict(tally) for source, tally in counts.items()}
-
-
-def source_of(unit: str) -> str:
-    """The source that a unit's name begins with."""
-    return unit.partition("/")[0]
 
 
 def decisions_file(unit: str) -> str:

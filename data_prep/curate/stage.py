@@ -14,7 +14,7 @@ from data_prep.curate.filters import drop_reason, filter_settings, split_of
 from data_prep.curate.index import INDEX
 from data_prep.documents import Document, DocumentWriter, article_key, read_documents
 from data_prep.errors import DataError
-from data_prep.units import Stage, Unit, UnitResult, finished
+from data_prep.units import Stage, Unit, UnitResult, finished, source_of
 
 DOCUMENTS = "documents.jsonl.zst"
 SPLITS = ("train", "validation")
@@ -42,9 +42,7 @@ class CurateStage(Stage):
 
     def units(self) -> list[Unit]:
         results = [
-            unit
-            for unit in finished(self.extracted)
-            if identity.source_of(unit.name) in self.sources
+            unit for unit in finished(self.extracted) if source_of(unit.name) in self.sources
         ]
         if not results:
             return []

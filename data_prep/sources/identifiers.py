@@ -21,10 +21,10 @@ def normalised_pmcid(text: str) -> str | None:
 def pmcid_version(text: str) -> int | None:
     """2 from "PMC123.2"; None where no version is written."""
     match = _PMCID.fullmatch(text.strip())
-    return number(match[2] or "", digits=4) if match else None
+    return whole_number(match[2] or "", digits=4) if match else None
 
 
-def number(text: str, digits: int = 9) -> int | None:
+def whole_number(text: str, digits: int = 9) -> int | None:
     """A positive whole number of so many digits at most; nine hold every PMID to come."""
     return (int(text) or None) if re.fullmatch(rf"[0-9]{{1,{digits}}}", text) else None
 

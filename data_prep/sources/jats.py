@@ -14,8 +14,8 @@ from data_prep.sources.identifiers import (
     first_year,
     normalised_doi,
     normalised_pmcid,
-    number,
     pmcid_version,
+    whole_number,
 )
 from data_prep.sources.jats_text import RunningText
 from data_prep.sources.licence import licence_code
@@ -164,7 +164,7 @@ def _metadata(article: etree._Element, meta: etree._Element, title: str) -> dict
             metadata["pmcid"] = metadata["pmcid"] or normalised_pmcid(value)
             metadata["version"] = metadata["version"] or pmcid_version(value)
         elif kind == "pmid":
-            metadata["pmid"] = metadata["pmid"] or number(value)
+            metadata["pmid"] = metadata["pmid"] or whole_number(value)
         elif kind == "doi":
             metadata["doi"] = metadata["doi"] or normalised_doi(value)
     kind = article.get("article-type")
@@ -180,7 +180,7 @@ def _metadata(article: etree._Element, meta: etree._Element, title: str) -> dict
 def _version_in_path(name: str, pmcid: str | None) -> int | None:
     """2 from "PMC123.2/PMC123.2.xml", as PMC's cloud service names an article's files."""
     match = re.search(rf"(?:^|/){pmcid}\.([0-9]{{1,4}})(?=[./]|$)", name) if pmcid else None
-    return number(match[1], digits=4) if match else None
+    return whole_number(match[1], digits=4) if match else None
 
 
 def _journal(front: etree._Element) -> str | None:

@@ -109,7 +109,9 @@ class RunningText:
         elif name == "tex-math":
             pieces.append(tex_math(inline_text(child)))
         elif name in ("inline-formula", "chem-struct"):
-            pieces.append(formula_text(child, self._flat) or NUMBERED)  # a picture alone leaves no "( , )"
+            pieces.append(
+                formula_text(child, self._flat) or NUMBERED
+            )  # a picture alone leaves no "( , )"
         elif name == "fn":
             pieces.append(f" ({inline_text(child, self._flat)})")
         elif name in ("break", "hr"):
@@ -175,12 +177,12 @@ class RunningText:
         self._flush()
 
     def _display_formula(self, element: etree._Element) -> None:
+        self._flush()
         if shows_twice(element):
-            self._flush()
             self._inline.append(formula_text(element, self._flat))
-            self._flush()
         else:
-            self._block(element)
+            self._walk(element)
+        self._flush()
 
     def _paragraph(self, element: etree._Element) -> None:
         if self._item is None:

@@ -15,7 +15,7 @@ from data_prep.sources.identifiers import (
     first_year,
     normalised_doi,
     normalised_pmcid,
-    number,
+    whole_number,
 )
 from data_prep.sources.markup import inline_text
 from data_prep.sources.xml_stream import BrokenXmlError, root_tag, stream_elements
@@ -74,7 +74,10 @@ def _pmid(element: etree._Element | None) -> tuple[int | None, int]:
     """PMID and version; None where either is no number that NLM could mean."""
     if element is None:
         return None, 1
-    pmid, version = number(inline_text(element)), number(element.get("Version", "1"), digits=4)
+    pmid, version = (
+        whole_number(inline_text(element)),
+        whole_number(element.get("Version", "1"), digits=4),
+    )
     return (pmid, version) if version else (None, 1)
 
 

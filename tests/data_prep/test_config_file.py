@@ -13,6 +13,7 @@ from data_prep.config_file import (
     read_yaml,
     split_command_line,
     to_yaml,
+    validate,
 )
 from data_prep.errors import ConfigError
 from launch.evaluate import EvaluateConfig
@@ -80,6 +81,19 @@ def test_an_unreadable_file_is_one_line(text, complaint, tmp_path):
     with pytest.raises(ConfigError, match=complaint) as caught:
         load_config(Outer, path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("sources", "complaint"),
+    [
+        ({"a": {"format": "pubmed", "url": ["ftp.ncbi.nlm.nih.gov/pubmed"]}}, "begins with https"),
+        ({"a": {"format": "pubmed", "url": ["https:///pubmed"]}}, "begins with https"),
+        ({"failed": {"format": "text", "path": "."}}, "cannot be called 'failed'"),
+    ],
+)
+def test_a_source_that_could_never_be_read_is_refused(sources, complaint):
+    with pytest.raises(ConfigError, match=complaint):
+        validate(CorpusConfig, {"output": "out", "sources": sources}, "test")
 
 
 def test_the_launchers_local_rank_is_no_override():

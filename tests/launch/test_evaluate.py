@@ -110,6 +110,7 @@ def results(workplace: Path) -> dict:
     }
     ended = evaluate(workplace, config)
     assert ended.returncode == 0, ended.stderr
+    assert ended.stderr == ""
     assert "bits_per_byte" in ended.stdout
     return json.loads((workplace / "out/results.json").read_text())
 
@@ -173,12 +174,27 @@ def test_a_local_task_is_scored_offline_and_its_prompts_are_kept(workplace: Path
     }
     ended = evaluate(workplace, config, "--device", "cpu")
     assert ended.returncode == 0, ended.stderr
+    assert ended.stderr == ""
     (score,) = json.loads((workplace / "tasks/results.json").read_text())["tasks"]
     assert score["metric"] == "acc"
     assert score["value"] in (0.0, 0.5, 1.0)
     assert (score["questions"], score["version"], score["unparsable"]) == (2, 1.5, None)
     answers = list(read_json_lines(workplace / "tasks/answers.jsonl.zst"))
     assert questions[1]["question"] in json.dumps(answers[1]["prompts"], ensure_ascii=False)
+
+
+def test_a_file_that_holds_no_documents_is_named_in_one_line(workplace: Path) -> None:
+    lines = workplace / "lines.jsonl"
+    lines.write_text('{"id": "a", "text": "Text."}\n{"id": "b", "body": "Text."}\n')
+    config = {
+        "models": {"m": str(workplace / "before")},
+        "documents": {"pubmed": [str(lines)]},
+        "output": str(workplace / "never"),
+    }
+    ended = evaluate(workplace, config)
+    assert ended.returncode == 1
+    assert f"{lines}: record 2 has no id and text" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -188,6 +204,7 @@ def test_a_local_task_is_scored_offline_and_its_prompts_are_kept(workplace: Path
         ({"documents": {"pubmed": ["nowhere/*.zst"]}}, "documents.pubmed: no file matches"),
         ({"bach_size": 2}, "did you mean batch_size?"),
         ({"documents": {}}, "nothing to evaluate on"),
+        ({"context_tokens": CONTEXT + 1}, f"the model m has a context of {CONTEXT} tokens"),
     ],
 )
 def test_a_mistake_ends_with_one_line_and_code_2(

@@ -278,6 +278,7 @@ def test_samples_are_what_the_model_writes(inputs: Path) -> None:
         ({"corpus": "nowhere"}, "corpus: nowhere is not a folder"),
         ({"runs": {"a": "nowhere"}}, "runs.a: nowhere has no metrics.jsonl"),
         ({"evaluation": "nowhere.json"}, "evaluation: nowhere.json is not there"),
+        ({"evaluation": "README.md"}, "evaluation: README.md is not what launch/evaluate.py"),
         ({"models": {"m": "nowhere"}}, "models.m: nowhere has no config.json"),
         ({"run": {}}, "did you mean runs?"),
     ],

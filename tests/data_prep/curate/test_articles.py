@@ -13,7 +13,9 @@ def test_pmcids_are_numbers_without_prefix_spaces_or_version():
 def test_dois_are_equal_however_they_are_written_and_placeholders_are_none():
     same = ["10.1000/A(b)", "https://doi.org/10.1000/a(b)", "http://dx.doi.org/10.1000/A(B)"]
     same += ["doi: 10.1000/a(b)", " 10.1000/a(B) "]
-    hashes = doi_hashes(pa.chunked_array([[*same, "10.1000/other", "10.1000.10/123", "n/a", "10.1000/", None]]))
+    hashes = doi_hashes(
+        pa.chunked_array([[*same, "10.1000/other", "10.1000.10/123", "n/a", "10.1000/", None]])
+    )
     assert len(set(hashes[:5])) == 1
     assert len({0, *hashes[4:7]}) == 4
     assert hashes[7:].tolist() == [0, 0, 0]

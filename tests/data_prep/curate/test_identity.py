@@ -142,11 +142,11 @@ def test_placeholders_are_no_keys(corpus):
 
 def test_an_id_that_comes_twice_in_a_source_is_kept_once(corpus):
     corpus.extract("books/a", [document(id="text:a#1"), document(id="text:a#2")])
-    corpus.extract("books/b", [document(id="text:a#1"), document(id="text:a#1", pmid=5)])
+    corpus.extract("books/b", [document(id="text:a#3"), document(id="text:a#1")])
     corpus.extract("pmc/x", [document(id="text:a#2")])  # another source's file of that name
     assert decisions(corpus) == {
         "books/a": ["keep", "keep"],
-        "books/b": ["duplicate_id", "keep"],
+        "books/b": ["keep", "duplicate_id"],
         "pmc/x": ["keep"],
     }
 

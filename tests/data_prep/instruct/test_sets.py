@@ -217,7 +217,7 @@ def test_a_broken_file_stops_the_sets_or_is_named_in_them_as_missing(
     tmp_path: Path, tokenizer: Path
 ) -> None:
     broken = tmp_path / "broken.json"
-    broken.write_text("{")
+    broken.write_text("[")
     good = {"path": str(write_records(tmp_path)), "format": "messages"}
     inputs = [good, {"path": str(broken), "format": "alpaca"}]
     settings = config(tmp_path, tokenizer, "plain", inputs=inputs)

@@ -92,7 +92,7 @@ def test_a_changed_byte_anywhere_in_a_shard_is_noticed(tmp_path: Path, make_set:
     whole = shard.read_bytes()
     for place in range(0, len(whole), 7):
         shard.write_bytes(whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :])
-        with pytest.raises(DataError, match=r"shard\.parquet: .*run the stages pack and shards"):
+        with pytest.raises(DataError, match=r"shard\.parquet: .*run the stage pack again"):
             read_all(folder)
     shard.write_bytes(whole)
     read_all(folder)

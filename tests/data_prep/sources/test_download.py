@@ -9,7 +9,7 @@ from data_prep.config import CorpusConfig
 from data_prep.sources.download import download
 from data_prep.sources.inventory import read_inventory
 from data_prep.sources.mirror import current_release
-from data_prep.sources.transfer import Patience, retry_after
+from data_prep.sources.transfer import Patience, Session, retry_after
 from tests.data_prep.sources.directory_server import DirectoryServer
 
 BASE, UPDATE = "/pubmed/baseline", "/pubmed/updatefiles"
@@ -236,6 +236,16 @@ def test_a_server_that_does_not_answer_is_one_line_and_the_other_sources_go_on(t
     assert "http://127.0.0.1:9/baseline/" in report.failed["gone"]
     assert "no file for format pubmed listed" in report.failed["empty"]
     assert "only once" in report.failed["twice"]
+
+
+@pytest.mark.parametrize("page", [b"", b" \n", b"<!-- nothing -->", b"<html></html>"])
+def test_an_empty_listing_lists_no_file(server, page):
+    server.faults["/empty/"] = [("content", page)]
+    session = Session(QUICK)
+    try:
+        assert session.listing(server.url + "/empty") == []
+    finally:
+        session.close()
 
 
 def test_names_that_would_leave_the_folder_are_not_followed(server, config):

@@ -282,7 +282,7 @@ def test_lines_whose_compression_is_damaged_are_an_error_that_names_the_file(tmp
     data = bytearray(gzip.compress(orjson.dumps({"text": "One."}) + b"\n", mtime=0))
     data[10:14] = b"\xff" * 4  # where a gzip file's first deflate block begins (RFC 1952)
     path.write_bytes(data)
-    with pytest.raises(DataError, match="a.jsonl.gz"):
+    with pytest.raises(DataError, match=r"a\.jsonl\.gz"):
         list(read(path))
 
 

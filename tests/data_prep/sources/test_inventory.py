@@ -6,7 +6,7 @@ import pytest
 from data_prep.config import CorpusConfig
 from data_prep.errors import ConfigError, DataError
 from data_prep.sources.download import download
-from data_prep.sources.inventory import md5_of, read_inventory
+from data_prep.sources.inventory import find_files, md5_of, read_inventory
 
 
 def corpus(output, path, format="pubmed"):
@@ -110,6 +110,26 @@ def test_a_folder_that_is_missing_or_empty_is_an_error_that_names_the_field(tmp_
         download(corpus(tmp_path / "out", folder))
     assert str(folder) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_folder_that_cannot_be_read_is_an_error_that_names_field_and_folder(
+    tmp_path, monkeypatch
+):
+    put(tmp_path / "in", a_xml=b"a")
+    # Linux refuses paths above 4,096 bytes, whoever asks: a folder that no permission opens to root.
+    monkeypatch.chdir(tmp_path / "in")
+    for _ in range(17):
+        os.mkdir("d" * 250)
+        os.chdir("d" * 250)
+    with pytest.raises(ConfigError, match=r"sources\.raw\.path: cannot read the folder .*/ddd"):
+        find_files(tmp_path / "in", "pubmed", "sources.raw.path")
+
+
+def test_a_file_name_that_is_not_utf8_is_an_error_that_names_it(tmp_path):
+    put(tmp_path / "in", a_xml=b"a")
+    (tmp_path / "in" / os.fsdecode(b"Stra\xdfe.xml")).write_bytes(b"b")
+    with pytest.raises(ConfigError, match=r"sources\.raw\.path: .*Stra\\xdfe\.xml"):
+        download(corpus(tmp_path / "out", tmp_path / "in"))
 
 
 def test_an_inventory_that_is_missing_or_old_is_refused(tmp_path):

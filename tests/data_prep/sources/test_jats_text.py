@@ -120,10 +120,20 @@ def test_the_abstract_is_the_first_ordinary_one(tmp_path, abstracts, expected):
             "<fig><label>B</label><caption><p>two</p></caption></fig></fig-group>",
             "Both\n\nA. one\n\nB. two",
         ),
+        ("<fig><label>Fig 3</label><p>Old.</p><p>Mice.</p></fig>", "Fig 3. Old. Mice."),
         ("<p>a<disp-quote><p>quoted</p></disp-quote>b</p>", "a\n\nquoted\n\nb"),
         (
             "<p>Thus <disp-formula><label>(1)</label><tex-math>E=mc^2</tex-math></disp-formula>.</p><p>So</p>",
             "Thus\n\n$E=mc^2$\n\nSo",
+        ),
+        (
+            "<p>Thus <disp-formula><mml:math><mml:mi>x</mml:mi></mml:math><tex-math>x</tex-math></disp-formula>.</p>",
+            "Thus\n\n$x$",
+        ),
+        (
+            "<fig><label>Fig 2</label><caption><p>Both <disp-formula><mml:math><mml:mi>x</mml:mi></mml:math>"
+            "<tex-math>x</tex-math></disp-formula></p></caption></fig>",
+            "Fig 2. Both $x$",
         ),
         (
             "<p>Thus <disp-formula><mml:math><mml:mi>x</mml:mi></mml:math></disp-formula>.</p>",
