@@ -14,6 +14,7 @@ from data_prep.config import Tokenizer as TokenizerSettings
 from data_prep.curate.identity import IdentifyStage
 from data_prep.curate.stage import CurateStage
 from data_prep.demo_corpus import CORPUS
+from data_prep.documents import read_documents
 from data_prep.executor import run_stage
 from data_prep.sources.download import download
 from data_prep.sources.extract import ExtractStage
@@ -85,6 +86,8 @@ def _reading(source: Path, megabytes: float) -> list[str]:
 
 
 def _packing(documents: Path, tokenizer: Path) -> list[str]:
+    megabytes = sum(len(d["text"].encode()) for d in read_documents(documents)) / 1e6
+
     def way(name: str) -> list[str]:
         return ["-m", "benchmarks.ways", name, str(documents), str(tokenizer)]
 
@@ -94,7 +97,7 @@ def _packing(documents: Path, tokenizer: Path) -> list[str]:
         ),
         Contender("datatrove DocumentTokenizer", "datatrove", way("shards_datatrove")),
     ]
-    return compare("Documents to shards", documents.stat().st_size / 1e6, contenders)
+    return compare("Documents to shards", megabytes, contenders)
 
 
 def _print(lines: list[str]) -> None:

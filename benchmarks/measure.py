@@ -32,7 +32,11 @@ def installed(package: str) -> str | None:
 def seconds(arguments: list[str]) -> float:
     """Wall seconds of one run in a process of its own."""
     began = time.perf_counter()
-    subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    ended = subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if ended.returncode:
+        raise SystemExit(f"{' '.join(arguments)}: {ended.stderr}")
     return time.perf_counter() - began
 
 
