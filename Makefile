@@ -52,4 +52,4 @@ lock: $(INSTALLED)
 	grep -Ev '^(nvidia-|cuda-|triton)' $(VENV)/resolved.txt | sed 's/+cpu$$//' > requirements.lock
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

@@ -3,9 +3,10 @@
 python -m data_prep STAGE CONFIG [--section.key value ...] [--allow-failed]
     STAGE: download, extract, curate, tokenizer, pack, instruct, or all (download to pack)
 python -m data_prep inspect SHARD_SET [ROWS]
-python -m data_prep verify SHARD_SET
+python -m data_prep verify SHARD_SET ...
 """
 
+import difflib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,15 +41,17 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run(command: str, arguments: list[str]) -> None:
-    if not arguments:
-        raise ConfigError(f"{command}: expected a path after it; see python -m data_prep --help")
     if command in ("inspect", "verify"):
+        if not arguments:
+            raise ConfigError(f"{command}: expected the folder of a shard set after it")
         _look(command, arguments)
         return
     from data_prep.pipeline import NAMES, run
 
     if command not in NAMES:
-        raise ConfigError(f"{command}: unknown stage; expected one of {', '.join(NAMES)}")
+        near = difflib.get_close_matches(command, NAMES, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(NAMES)}"
+        raise ConfigError(f"{command}: unknown stage; {hint}")
     allow_failed = "--allow-failed" in arguments
     arguments = [argument for argument in arguments if argument != "--allow-failed"]
     if not arguments:
@@ -65,10 +68,11 @@ def _look(command: str, arguments: list[str]) -> None:
     if command == "verify":
         from data_prep.shards.verify import verify
 
-        problems = verify(folder)
-        if problems:
-            raise DataError("\n".join(problems))
-        print(f"{folder}: whole")
+        problems = {path: verify(Path(path)) for path in arguments}
+        for path in (path for path, found in problems.items() if not found):
+            print(f"{path}: whole")
+        if any(problems.values()):
+            raise DataError("\n".join(line for found in problems.values() for line in found))
         return
     from data_prep.shards.inspect import inspect
 

@@ -15,9 +15,15 @@ from pathlib import Path
 from data_prep.config_file import load_config, split_command_line
 from data_prep.errors import ConfigError, ProjectError
 from data_prep.lock import FolderLock
-from pretrain.config import RunConfig
+from pretrain.config import RunConfig, decisive_settings
 from pretrain.interruption import Interruption
-from pretrain.run_folder import LOCK_WAIT_S, read_status, write_status
+from pretrain.run_folder import (
+    LOCK_WAIT_S,
+    differences,
+    read_status,
+    refuse_changes,
+    write_status,
+)
 
 USAGE = "usage: deepspeed launch/{name}.py --config FILE [--section.key value ...]"
 
@@ -47,6 +53,7 @@ def main(name: str, arguments: list[str]) -> int:
         plan = make_plan(config, int(os.environ.get("WORLD_SIZE", "1")))
         status = read_status(config.run)
         if status.get("state") == "done" and status["step"] >= plan.steps:
+            _check_unchanged(config)
             if rank == 0:
                 done = f"{config.run} is finished: {status['step']} steps are done"
                 print(done, file=sys.stderr)
@@ -68,6 +75,13 @@ def main(name: str, arguments: list[str]) -> int:
         if message is None:
             raise
         return _exit_code(error)
+
+
+def _check_unchanged(config: RunConfig) -> None:
+    """Raise ConfigError where a finished run would be taken for one with other settings."""
+    saved = load_config(RunConfig, config.run / "config.yaml")
+    if not config.accept_changes:
+        refuse_changes(differences(decisive_settings(saved), decisive_settings(config)), config.run)
 
 
 def _explain(error: Exception) -> str | None:

@@ -14,12 +14,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Pre
 
 from data_prep.config_file import load_config
 from data_prep.errors import ConfigError, DataError
-from data_prep.files import folder_atomically
+from data_prep.files import folder_atomically, read_json, write_json
 from data_prep.shards.reader import ShardSet
 from pretrain.checkpoint import name_of, saved_steps
 from pretrain.config import RunConfig
 from pretrain.export_config import ExportConfig
-from pretrain.model import local_folder, with_adapters
+from pretrain.model import POSITION_KEYS, local_folder, with_adapters
 
 
 def export(config: ExportConfig) -> Path:
@@ -44,6 +44,9 @@ def export(config: ExportConfig) -> Path:
         model.save_pretrained(partial)
         shutil.copytree(shards.folder / "tokenizer", partial, dirs_exist_ok=True)
         _generation(shards).save_pretrained(partial)
+        _complete_tokenizer(partial, model.config)
+        for path in partial.iterdir():  # safetensors writes for its owner alone
+            path.chmod(0o644)
     return config.output
 
 
@@ -83,6 +86,17 @@ def _with_weights(model: Any, weights: dict[str, torch.Tensor], only_trained: bo
     if isinstance(model, PreTrainedModel):
         model.tie_weights()
     return model
+
+
+def _complete_tokenizer(folder: Path, config: Any) -> None:
+    """Tell the tokenizer what the model knows: how long a text may be, and what pads a batch."""
+    path = folder / "tokenizer_config.json"
+    settings = read_json(path) if path.exists() else {}
+    longest = next((getattr(config, key) for key in POSITION_KEYS if hasattr(config, key)), None)
+    settings |= {"model_max_length": longest} if longest else {}
+    if settings.get("eos_token"):
+        settings.setdefault("pad_token", settings["eos_token"])
+    write_json(path, settings)
 
 
 def _generation(shards: ShardSet) -> GenerationConfig:

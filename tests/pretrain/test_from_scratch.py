@@ -95,7 +95,8 @@ def test_the_export_loads_offline_ties_its_weights_and_generates(run, tmp_path):
     script = (
         "import sys; from transformers import AutoModelForCausalLM as M, AutoTokenizer as T\n"
         "m, t = M.from_pretrained(sys.argv[1]), T.from_pretrained(sys.argv[1])\n"
-        "ids = t('abcd', return_tensors='pt').input_ids\n"
+        "ids = t(['ab', 'abcd'], padding=True, return_tensors='pt').input_ids[1:]\n"
+        "assert t.model_max_length == 64\n"
         "print(t.decode(m.generate(ids, max_new_tokens=5, do_sample=False)[0]))"
     )
     written = subprocess.run(

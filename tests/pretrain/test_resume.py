@@ -60,6 +60,10 @@ def test_a_rank_killed_in_mid_run_costs_nothing_but_time(config, uninterrupted, 
     assert again.returncode == 0
     assert "is finished" in again.stderr
 
+    other = tiny.run_alone(config, "pretrain", "--optimizer.learning_rate", "2e-5")
+    assert other.returncode == 2  # not taken for the run that is finished
+    assert "optimizer.learning_rate: was 0.001, is 2e-05" in other.stderr
+
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_to_one_rank_saves_on_all_and_ends_with_75(
