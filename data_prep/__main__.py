@@ -13,7 +13,7 @@ from pathlib import Path
 
 from data_prep.config import CorpusConfig
 from data_prep.config_file import load_config
-from data_prep.errors import ConfigError, DataError, ProjectError
+from data_prep.errors import ConfigError, DataError, ProjectError, exit_code, explain
 from data_prep.lock import FolderLock
 
 LOCK_WAIT_S = 5.0  # workers of a killed run end with it
@@ -26,14 +26,12 @@ def main(arguments: Sequence[str]) -> int:
         return 0 if arguments else 2
     try:
         _run(arguments[0], list(arguments[1:]))
-    except ProjectError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    except OSError as error:
-        if not error.filename:
+    except (ProjectError, OSError) as error:
+        message = explain(error)
+        if message is None:
             raise
-        print(f"{error.filename}: {error.strerror}; mend it, or its path", file=sys.stderr)
-        return 1
+        print(message, file=sys.stderr)
+        return exit_code(error)
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         return 130  # 128 + SIGINT, as shells say it

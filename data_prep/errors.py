@@ -4,6 +4,8 @@ A command prints the message and ends with `exit_code`; anything else that escap
 project and shows its traceback.
 """
 
+import errno
+
 
 class ProjectError(Exception):
     """Something the user can act on; the message is one complete line."""
@@ -19,3 +21,19 @@ class ConfigError(ProjectError):
 
 class DataError(ProjectError):
     """An input, a shard or a checkpoint is broken, missing or not what it should be."""
+
+
+def explain(error: Exception) -> str | None:
+    """What to tell about an error that somebody can act on; None for a fault of this project."""
+    if isinstance(error, ProjectError):
+        return str(error)
+    if isinstance(error, OSError) and (error.filename or error.errno == errno.ENOSPC):
+        full = error.errno == errno.ENOSPC
+        advice = "free space and start again" if full else "mend it, or its path"
+        return f"{error.filename or 'output'}: {error.strerror}; {advice}"
+    return None
+
+
+def exit_code(error: Exception) -> int:
+    """The code with which a command ends that `error` stopped."""
+    return error.exit_code if isinstance(error, ProjectError) else 1

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from data_prep.config_file import Section, load_config, split_command_line
-from data_prep.errors import ConfigError, ProjectError
+from data_prep.errors import ConfigError, ProjectError, exit_code, explain
 
 Config = TypeVar("Config", bound=Section)
 
@@ -26,12 +26,10 @@ def run_command(
         if path is None and not overrides:
             raise ConfigError(f"nothing to do; {usage}")
         main(load_config(model, path, overrides))
-    except ProjectError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    except OSError as error:
-        if not error.filename:
+    except (ProjectError, OSError) as error:
+        message = explain(error)
+        if message is None:
             raise
-        print(f"{error.filename}: {error.strerror}; mend it, or its path", file=sys.stderr)
-        return 1
+        print(message, file=sys.stderr)
+        return exit_code(error)
     return 0

@@ -5,7 +5,6 @@ Nothing heavy is imported before the config has been checked.
 """
 
 import contextlib
-import errno
 import logging
 import os
 import sys
@@ -13,7 +12,7 @@ import warnings
 from pathlib import Path
 
 from data_prep.config_file import load_config, split_command_line
-from data_prep.errors import ConfigError, ProjectError
+from data_prep.errors import ConfigError, exit_code, explain
 from data_prep.lock import FolderLock
 from pretrain.config import RunConfig, decisive_settings
 from pretrain.interruption import Interruption
@@ -74,7 +73,7 @@ def main(name: str, arguments: list[str]) -> int:
             _record_failure(config, error, message)
         if message is None:
             raise
-        return _exit_code(error)
+        return exit_code(error)
 
 
 def _check_unchanged(config: RunConfig) -> None:
@@ -85,14 +84,10 @@ def _check_unchanged(config: RunConfig) -> None:
 
 
 def _explain(error: Exception) -> str | None:
-    """What to tell about an error that somebody can act on; None for a fault of this project."""
-    if isinstance(error, ProjectError):
-        return str(error)
-    if isinstance(error, OSError) and (error.filename or error.errno == errno.ENOSPC):
-        advice = (
-            "free space and start again" if error.errno == errno.ENOSPC else "mend it, or its path"
-        )
-        return f"{error.filename or 'run'}: {error.strerror}; {advice}"
+    """What to tell, with what only training meets: peers that are gone, attention that is not there."""
+    told = explain(error)
+    if told is not None:
+        return told
     text = str(error)
     if isinstance(error, RuntimeError) and (
         type(error).__name__.startswith("Dist") or "gloo" in text or "Connection reset" in text
@@ -104,16 +99,12 @@ def _explain(error: Exception) -> str | None:
     return None
 
 
-def _exit_code(error: Exception) -> int:
-    return error.exit_code if isinstance(error, ProjectError) else 1
-
-
 def _record_failure(config: RunConfig, error: Exception, message: str | None) -> None:
     # A full disk must not hide what has been said.
     with contextlib.suppress(OSError):
         step = read_status(config.run).get("step", 0)
         reason = message or f"{type(error).__name__}: {error}"
-        write_status(config.run, "failed", step, _exit_code(error), reason)
+        write_status(config.run, "failed", step, exit_code(error), reason)
 
 
 def _prepare_libraries() -> None:
