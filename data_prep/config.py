@@ -2,51 +2,47 @@
 
 from pathlib import Path
 from typing import Annotated, Literal, Self
-from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from data_prep.config_file import Section
-from data_prep.units import FAILURES
+from data_prep.source_config import ALL_LICENCES, LicenceGroup, Source, SourceName
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-Format = Literal["pubmed", "jats", "text"]
-LicenceGroup = Literal["commercial", "noncommercial", "other", "nlm-terms"]
+Weight = Annotated[float, Field(ge=0, le=1)]
 
 
-def _plain_name(name: str) -> str:
-    # The name becomes a folder and the first part of unit names.
-    if not name or not all(letter.isalnum() or letter in "-_" for letter in name):
-        raise ValueError("a source's name is made of letters, digits, '-' and '_'")
-    if name == FAILURES:
-        raise ValueError(
-            f"a source cannot be called {FAILURES!r}: stages keep their failures there"
-        )
-    return name
+class NearDuplicates(Section):
+    """MinHash with locality-sensitive hashing; the defaults are datatrove's (and FineWeb's)."""
+
+    words: int = Field(5, ge=1)  # of a shingle
+    buckets: int = Field(14, ge=1)
+    hashes_per_bucket: int = Field(8, ge=1)
 
 
-def _web_address(url: str) -> str:
-    if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
-        raise ValueError("expected an address that begins with https:// or http:// and a host")
-    return url
+class Benchmark(Section):
+    """Questions that must not be trained on: JSON, JSON lines, Parquet or CSV."""
+
+    name: str
+    path: Path
+    fields: list[str] = Field(
+        min_length=1
+    )  # that hold text, as "question"; dots lead into nested ones
 
 
-SourceName = Annotated[str, AfterValidator(_plain_name)]
-Address = Annotated[str, AfterValidator(_web_address)]
+class Decontaminate(Section):
+    """Documents that share a run of words with a benchmark are dropped."""
+
+    benchmarks: list[Benchmark] = Field(min_length=1)
+    words: int = Field(13, ge=3)  # of a run, normalised (GPT-3, appendix C)
 
 
-class Source(Section):
-    """Where one kind of text comes from: a local folder, or directory listings over HTTP(S)."""
+class Quality(Section):
+    """Weights by metadata; a document stays with the product of those that apply as its probability."""
 
-    format: Format
-    path: Path | None = None  # local folder, searched recursively
-    url: list[Address] = []  # directory listings, in the order in which their files apply
-
-    @model_validator(mode="after")
-    def _one_origin(self) -> Self:
-        if (self.path is None) == (not self.url):
-            raise ValueError("give either path (a local folder) or url (directory listings)")
-        return self
+    publication_types: dict[str, Weight] = {}
+    journals: dict[str, Weight] = {}
+    half_life_years: float | None = Field(None, gt=0)  # the weight of age: 1/2 after so many years
 
 
 class Curate(Section):
@@ -55,8 +51,14 @@ class Curate(Section):
     languages: list[str] = ["eng"]  # ISO 639-2/B, as PubMed writes them; empty: all
     require_abstract: bool = True  # drop PubMed citations that are a title alone
     min_characters: int = Field(100, ge=0)
-    licences: list[LicenceGroup] = ["commercial", "noncommercial", "other", "nlm-terms"]
+    licences: list[LicenceGroup] = ALL_LICENCES
     drop_retracted: bool = True
+    drop_notices: bool = True  # retraction notices, corrections, expressions of concern
+    same_title: bool = True  # a citation whose full text is known by its title alone is a duplicate
+    near_duplicates: NearDuplicates | None = None
+    decontaminate: Decontaminate | None = None
+    quality: Quality | None = None
+    since: Path | None = None  # output of an earlier corpus: only what is new or changed stays
     validation_fraction: Fraction = 0.01
 
 
@@ -110,13 +112,43 @@ class Instruct(Section):
     validation_fraction: Fraction = 0.05
 
 
+class Slurm(Section):
+    """How datatrove's jobs are submitted."""
+
+    partition: str | None = None
+    time: str = "24:00:00"
+    mem_per_cpu_gb: int = Field(2, ge=1)
+    jobs_at_once: int | None = Field(None, ge=1)
+    sbatch: dict[str, str] = {}  # further options, as {account: lab}
+
+
+class Ray(Section):
+    address: str | None = None  # of a running cluster, as "auto"; none: one on this machine
+
+
 class CorpusConfig(Section):
     """Everything `python -m data_prep` needs to know."""
 
     output: Path  # folder for everything that the stages write
-    workers: int = Field(1, ge=1)  # processes; never changes a byte of the output
+    raw: Path | None = (
+        None  # folder for downloads and extracted documents, where corpora share them
+    )
+    executor: Literal["local", "slurm", "ray"] = "local"
+    workers: int = Field(1, ge=1)  # processes, or jobs at once; never changes a byte of the output
+    slurm: Slurm = Slurm()
+    ray: Ray = Ray()
     sources: dict[SourceName, Source] = {}
     curate: Curate = Curate()
     tokenizer: Tokenizer = Tokenizer(train=TrainTokenizer())
     pack: Pack = Pack()
     instruct: Instruct | None = None
+
+    @property
+    def downloads(self) -> Path:
+        """Where the stage download keeps what it knows and fetches."""
+        return (self.raw or self.output) / "download"
+
+    @property
+    def extracted(self) -> Path:
+        """Where the stage extract writes."""
+        return (self.raw or self.output) / "extract"

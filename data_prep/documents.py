@@ -41,10 +41,11 @@ class Reject:
 
 @dataclass(frozen=True)
 class Deletion:
-    """A DeleteCitation entry: this PMID, in this version or an older one, is withdrawn."""
+    """This PMID or PMCID, in this version or an older one, is withdrawn (NLM's DeleteCitation)."""
 
-    pmid: int
+    pmid: int | None
     version: int
+    pmcid: str | None = None
 
 
 def empty_metadata() -> dict[str, Any]:
@@ -58,9 +59,15 @@ def empty_metadata() -> dict[str, Any]:
         "year": None,
         "language": None,
         "publication_types": [],
+        "mesh": [],  # "Neoplasms", "Neoplasms/drug therapy"
+        "links": [],  # to other articles: {"type": "RetractionIn", "pmid": 123}, as PubMed names them
+        "kind": "text",  # or "citation", "book", "full_text"
         "abstract": False,
         "licence": None,
         "retracted": False,
+        "notice": False,  # about another article: its retraction, correction, a concern
+        "manuscript": False,  # an author manuscript
+        "ocr": False,  # only a scan that a machine read
         "sections": [],
     }
 

@@ -60,7 +60,7 @@ class IdentifyStage(Stage):
 
     def __init__(self, config: CorpusConfig):
         self.directory = config.output / "identify"
-        self.extracted = config.output / "extract"
+        self.extracted = config.extracted
         self.filters = filter_settings(config.curate)
         self.settings = {
             "formats": {name: source.format for name, source in config.sources.items()},

@@ -34,7 +34,7 @@ class CurateStage(Stage):
 
     def __init__(self, config: CorpusConfig):
         self.directory = config.output / "curate"
-        self.extracted = config.output / "extract"
+        self.extracted = config.extracted
         self.identified = config.output / "identify"
         self.sources = frozenset(config.sources)
         self.filters = filter_settings(config.curate)

@@ -49,7 +49,7 @@ def missing_inputs(config: CorpusConfig, source: str) -> list[str]:
     failed = [
         f"{stage}/{name}"
         for stage in STAGES
-        for name in failures(config.output / stage)
+        for name in failures(config.extracted if stage == "extract" else config.output / stage)
         if source_of(name) == source
     ]
     return [*(f"download/{name}" for name in failed_downloads(config, source)), *failed]

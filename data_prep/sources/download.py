@@ -38,7 +38,7 @@ def download(config: CorpusConfig, patience: Patience | None = None) -> StageRep
         if source.path
     }
     report = StageReport(NAME, done=[], ran=[], failed={})
-    directory = config.output / NAME
+    directory = config.downloads
     shutil.rmtree(directory / FAILURES, ignore_errors=True)
     for name, source in sorted(config.sources.items()):
         manifest = manifest_path(config, name)
@@ -64,7 +64,7 @@ def failed_downloads(config: CorpusConfig, source: str) -> list[str]:
     """What the last run did not get of a source: `source/name` of files, `source` where it failed whole."""
     manifest = manifest_path(config, source)
     rows = read_json_lines(manifest) if manifest.exists() else ()
-    whole = [name for name in failures(config.output / NAME) if name == source]
+    whole = [name for name in failures(config.downloads) if name == source]
     return whole + [f"{source}/{row['name']}" for row in rows if row["state"] != "ok"]
 
 

@@ -32,7 +32,7 @@ class ExtractStage(Stage):
 
     def __init__(self, config: CorpusConfig):
         self.settings: dict[str, Any] = {}  # the files alone determine the documents
-        self.directory = config.output / "extract"
+        self.directory = config.extracted
         self._config = config
 
     def units(self) -> list[Unit]:

@@ -5,6 +5,7 @@ from types import TracebackType
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import xxhash
 
 from data_prep.documents import Deletion, Document
 
@@ -23,8 +24,17 @@ INDEX_SCHEMA = pa.schema(
         ("language", pa.string()),
         ("licence", pa.string()),
         ("characters", pa.int64()),
+        ("record", pa.string()),  # the metadata's kind: "citation", "book", "full_text", "text"
+        ("abstract", pa.bool_()),
+        ("notice", pa.bool_()),
+        ("year", pa.int32()),
+        ("journal", pa.string()),
+        ("publication_types", pa.list_(pa.string())),
+        ("title_hash", pa.int64()),  # of the normalised title, 0 where none; see title_hash
+        ("text_hash", pa.int64()),  # XXH3 of the text: whether a document changed
     ]
 )
+SHORTEST_TITLE = 30  # letters and digits: "Editorial" and "Case report" name many articles
 _ROW_GROUP = 1 << 16  # rows held in memory at once
 
 
@@ -39,17 +49,24 @@ class IndexWriter:
 
     def document(self, document: Document) -> None:
         about = document["metadata"]
-        keys = (about["pmid"], about["version"], about["pmcid"], about["doi"], document["id"])
-        filtered = (about["language"], about["licence"], len(document["text"]))
-        self._add((self._documents, "document", *keys, about["retracted"]), filtered)
+        text = document["text"]
+        self._rows.append((
+            self._documents, "document", about["pmid"], about["version"], about["pmcid"],
+            about["doi"], document["id"], about["retracted"], *self._order, about["language"],
+            about["licence"], len(text), about["kind"], about["abstract"], about["notice"],
+            about["year"], about["journal"], about["publication_types"],
+            title_hash(text.partition("\n")[0]), _hash(text),
+        ))  # fmt: skip
         self._documents += 1
+        self._write_group()
 
     def deletion(self, deletion: Deletion) -> None:
-        keys = (deletion.pmid, deletion.version, None, None, None)
-        self._add((-1, "deletion", *keys, False), (None, None, None))
+        known = (-1, "deletion", deletion.pmid, deletion.version, deletion.pmcid, None, None, False)
+        unknown = len(INDEX_SCHEMA) - len(known) - len(self._order)
+        self._rows.append((*known, *self._order, *[None] * unknown))
+        self._write_group()
 
-    def _add(self, about: tuple, filtered: tuple) -> None:
-        self._rows.append((*about, *self._order, *filtered))
+    def _write_group(self) -> None:
         if len(self._rows) == _ROW_GROUP:
             self._write()
 
@@ -74,3 +91,14 @@ class IndexWriter:
         if kind is None and self._rows:
             self._write()
         self._writer.close()
+
+
+def title_hash(title: str) -> int:
+    """64-bit hash of a title's letters and digits, case folded; 0 where they are too few to tell articles apart."""
+    letters = "".join(filter(str.isalnum, title.casefold()))
+    return _hash(letters) if len(letters) >= SHORTEST_TITLE else 0
+
+
+def _hash(text: str) -> int:
+    # Signed, because that is Arrow's and NumPy's ordinary integer.
+    return xxhash.xxh3_64_intdigest(text.encode()) - (1 << 63)

@@ -26,8 +26,13 @@ from data_prep.files import write_atomically
 
 SUFFIXES = {
     "pubmed": (".xml.gz", ".xml"),
-    "jats": (".xml", ".nxml", ".xml.gz"),
+    "jats": (".xml", ".nxml", ".xml.gz", ".tar.gz", ".tgz", ".tar"),
+    "pmc": (".jsonl.zst",),
+    "s2orc": (".jsonl", ".jsonl.gz", ".gz"),
     "text": (".jsonl", ".jsonl.gz", ".jsonl.zst", ".txt"),
+    "html": (".html", ".htm"),
+    "parquet": (".parquet",),
+    "csv": (".csv", ".csv.gz", ".tsv"),
 }
 
 _MD5 = re.compile(r"\b[0-9a-f]{32}\b")
@@ -189,7 +194,7 @@ def failed_row(name: str, reason: str) -> dict[str, Any]:
 
 def source_folder(config: CorpusConfig, source: str) -> Path:
     """Where what the stage download knows about a source is."""
-    return config.output / "download" / source
+    return config.downloads / source
 
 
 def manifest_path(config: CorpusConfig, source: str) -> Path:
