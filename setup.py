@@ -16,12 +16,17 @@ setup(
     package_data={"": ["**/*.xml", "**/*.json", "**/*.jsonl", "*.jinja", "*.md", "**/*.sbatch"]},
     install_requires=[
         # reading and cleaning text
+        "aiohttp>=3.11",
         "datatrove>=0.10",
         "httpx2>=2.16",
         "isal>=1.7",
         "langcodes>=3.5",
         "lxml>=5.3",
         "orjson>=3.10",
+        "py3langid>=0.3",
+        "s3fs>=2025.3",
+        "trafilatura>=2.0",
+        "xxhash>=3.5",
         "zstandard>=0.23",
         # tokenizers and shards
         "gigatoken>=0.10",
@@ -48,9 +53,17 @@ setup(
     ],
     extras_require={
         "gpu": ["flash-attn>=2.7"],
-        "ray": ["ray[default]>=2.40"],
+        "ray": ["ray>=2.40"],
         "eval": ["lm-eval>=0.4.9"],
-        "dev": ["mypy>=1.13", "pytest>=8.3", "ruff>=0.8", "types-PyYAML", "hypothesis>=6"],
+        "dev": [
+            "hypothesis>=6",
+            "moto[server]>=5.1",
+            "mypy>=1.13",
+            "pytest>=8.3",
+            "ray>=2.40",
+            "ruff>=0.8",
+            "types-PyYAML",
+        ],
     },
     classifiers=[
         "Operating System :: POSIX :: Linux",
