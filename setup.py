@@ -13,7 +13,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["data_prep*", "pretrain*", "launch*"]),
-    package_data={"": ["**/*.xml", "**/*.json", "**/*.jsonl", "*.jinja", "*.md", "**/*.sbatch"]},
+    package_data={"": ["**/*.xml", "**/*.json", "**/*.jsonl", "**/*.jinja", "*.md", "**/*.sbatch"]},
     install_requires=[
         # reading and cleaning text
         "aiohttp>=3.11",

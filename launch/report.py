@@ -51,7 +51,7 @@ def main(config: ReportConfig) -> None:
             )
     evaluation = _read_evaluation(config.evaluation) if config.evaluation is not None else None
 
-    from launch.report_page.corpus import read_corpus
+    from data_prep.card.figures import read_corpus
     from launch.report_page.page import Samples, render_page
     from launch.report_page.runs import read_run
 

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from launch.report_page.corpus import UNKNOWN_YEAR, CorpusFigures
+from data_prep.card.figures import UNKNOWN, CorpusFigures
 from launch.report_page.runs import RunFigures
 
 # Stand-ins that matplotlib writes and the page's CSS variables replace.
@@ -109,16 +109,16 @@ def by_year(corpus: CorpusFigures) -> tuple[list[str], dict[str, list[list[int]]
 
     More years than fit are summed into "< <year>".
     """
-    known = sorted({year for tally in corpus.tally.values() for year in tally} - {UNKNOWN_YEAR})
+    known = sorted({year for tally in corpus.years.values() for year in tally} - {UNKNOWN})
     old, shown = known[:-_RECENT_YEARS], known[-_RECENT_YEARS:]
     groups = {f"< {shown[0]}": old} if old else {}
-    groups |= {year: [year] for year in shown} | {UNKNOWN_YEAR: [UNKNOWN_YEAR]}
+    groups |= {year: [year] for year in shown} | {UNKNOWN: [UNKNOWN]}
     values = {
         source: [
             [sum(tally.get(year, (0, 0))[place] for year in group) for place in (0, 1)]
             for group in groups.values()
         ]
-        for source, tally in corpus.tally.items()
+        for source, tally in corpus.years.items()
     }
     filled = [any(sum(entries[k]) for entries in values.values()) for k in range(len(groups))]
     labels = [label for label, used in zip(groups, filled, strict=True) if used]

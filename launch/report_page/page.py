@@ -7,8 +7,8 @@ from typing import Any
 
 import jinja2
 
+from data_prep.card.figures import CorpusFigures
 from launch.report_page import charts
-from launch.report_page.corpus import CorpusFigures
 from launch.report_page.runs import RunFigures
 
 TEMPLATE = "report.html.jinja"

@@ -1,32 +1,50 @@
-"""What a corpus folder says about itself: shard sets, sources, years, lengths, what was dropped and why."""
+"""What a corpus folder holds: shard sets, years, licences, journals, lengths, and what was dropped and why."""
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from data_prep.card.provenance import Provenance, read_provenance
 from data_prep.errors import ConfigError
 from data_prep.shards.manifest import DOCUMENTS_FILE, MANIFEST, Manifest
 from data_prep.units import failures, finished
 
 # Stages that leave records out, and where their counts say why.
 REASONS = {"extract": "reject_reasons", "curate": "dropped"}
-UNKNOWN_YEAR = "unknown"
+UNKNOWN = "unknown"
+PROPERTIES = ("licence", "journal")  # columns of documents.parquet that are tallied
+
+Tally = dict[str, list[int]]
+"""By value: [documents, tokens], or [documents, characters] where no tokens are known."""
 
 
 @dataclass
 class CorpusFigures:
-    """Totals over a corpus; `tally` maps source and year to [documents, tokens]."""
+    """Totals over a corpus; `years` maps source and year to [documents, tokens]."""
 
     sets: dict[str, Manifest] = field(default_factory=dict)  # by folder name
-    tally: dict[str, dict[str, list[int]]] = field(default_factory=dict)
+    years: dict[str, Tally] = field(default_factory=dict)
     lengths: dict[str, Counter[int]] = field(default_factory=dict)  # source: {lowest tokens: n}
+    properties: dict[str, Tally] = field(default_factory=dict)  # of PROPERTIES, by tokens
+    languages: Tally = field(default_factory=dict)  # by characters
     dropped: Counter[tuple[str, str]] = field(default_factory=Counter)  # (stage, reason)
+    samples: dict[str, list[dict[str, str]]] = field(default_factory=dict)  # of what was dropped
+    extraction: dict[str, dict[str, Any]] = field(default_factory=dict)  # by source
+    near_duplicates: dict[str, int] = field(default_factory=dict)
+    contamination: list[dict[str, Any]] = field(default_factory=list)  # one entry a benchmark
+    provenance: list[Provenance] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)  # stage/unit: reason
     missing: list[str] = field(default_factory=list)  # what could not be shown
+
+    def total(self, name: str) -> int:
+        """Sum of a manifest's count over all sets."""
+        return sum(one.counts[name] for one in self.sets.values())
 
 
 def read_corpus(folder: Path) -> CorpusFigures:
@@ -34,9 +52,10 @@ def read_corpus(folder: Path) -> CorpusFigures:
     if not folder.is_dir():
         raise ConfigError(f"corpus: {folder} is not a folder; give the output folder of a corpus")
     figures = CorpusFigures()
+    raw, figures.provenance = read_provenance(folder)
     _read_sets(folder / "shards", figures)
-    for stage, reasons in REASONS.items():
-        _read_stage(folder / stage, stage, reasons, figures)
+    for stage, directory in (("extract", raw / "extract"), ("curate", folder / "curate")):
+        _read_stage(directory, stage, figures)
     return figures
 
 
@@ -50,27 +69,32 @@ def _read_sets(shards: Path, figures: CorpusFigures) -> None:
 
 
 def _read_documents(path: Path, source: str, figures: CorpusFigures) -> None:
-    years = figures.tally.setdefault(source, defaultdict(lambda: [0, 0]))
+    years = figures.years.setdefault(source, defaultdict(lambda: [0, 0]))
     lengths = figures.lengths.setdefault(source, Counter())
     with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(columns=["year", "tokens"]):
-            tokens = batch["tokens"].to_numpy()
-            year = pc.fill_null(batch["year"], -1).to_numpy()
-            found, place = np.unique(year, return_inverse=True)
-            documents = np.bincount(place)
-            sums = np.bincount(place, weights=tokens)
-            for index, number in enumerate(found.tolist()):
-                entry = years[UNKNOWN_YEAR if number < 0 else str(number)]
-                entry[0] += int(documents[index])
-                entry[1] += int(sums[index])
+        for batch in file.iter_batches(columns=["year", *PROPERTIES, "tokens"]):
+            table = pa.Table.from_batches([batch])
+            _add_tally(table, "year", years)
+            for name in PROPERTIES:
+                tally = figures.properties.setdefault(name, defaultdict(lambda: [0, 0]))
+                _add_tally(table, name, tally)
             # Bins are powers of two, named by their lowest length.
+            tokens = batch["tokens"].to_numpy()
             powers = np.floor(np.log2(np.maximum(tokens, 1))).astype(int)
             for power, number in enumerate(np.bincount(powers).tolist()):
                 if number:
                     lengths[1 << power] += number
 
 
-def _read_stage(directory: Path, stage: str, reasons: str, figures: CorpusFigures) -> None:
+def _add_tally(table: pa.Table, column: str, tally: Tally) -> None:
+    values = pc.fill_null(table[column].cast(pa.string()), UNKNOWN)
+    grouped = pa.table({"value": values, "tokens": table["tokens"]}).group_by("value")
+    for row in grouped.aggregate([("tokens", "count"), ("tokens", "sum")]).to_pylist():
+        tally[row["value"]][0] += row["tokens_count"]
+        tally[row["value"]][1] += row["tokens_sum"]
+
+
+def _read_stage(directory: Path, stage: str, figures: CorpusFigures) -> None:
     if not directory.is_dir():
         figures.missing.append(
             f"what the stage {stage} left out, because {directory} does not exist"
@@ -78,5 +102,5 @@ def _read_stage(directory: Path, stage: str, reasons: str, figures: CorpusFigure
         return
     figures.failed |= {f"{stage}/{unit}": reason for unit, reason in failures(directory).items()}
     for unit in finished(directory):
-        for reason, number in unit.counts[reasons].items():
+        for reason, number in unit.counts[REASONS[stage]].items():
             figures.dropped[stage, reason] += number
