@@ -43,6 +43,13 @@ class Quality(Section):
     publication_types: dict[str, Weight] = {}
     journals: dict[str, Weight] = {}
     half_life_years: float | None = Field(None, gt=0)  # the weight of age: 1/2 after so many years
+    reference_year: int | None = None  # in which age is 0; later years are of age 0 too
+
+    @model_validator(mode="after")
+    def _age_has_a_beginning(self) -> Self:
+        if (self.half_life_years is None) != (self.reference_year is None):
+            raise ValueError("half_life_years and reference_year go together: give both or neither")
+        return self
 
 
 class Curate(Section):

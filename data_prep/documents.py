@@ -7,7 +7,7 @@ Metadata keys are always all present; see `empty_metadata` and docs/formats.md.
 import gzip
 import io
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypedDict
@@ -20,6 +20,9 @@ from data_prep.errors import DataError
 
 # A citation has no licence of its own: NLM distributes it under its terms and conditions.
 NLM_TERMS = "nlm-terms"
+
+RAW_BYTES = 1 << 22  # of documents in memory at once where they are only copied
+WRITTEN_BYTES = 1 << 18  # of lines that wait to be compressed together
 
 
 class Document(TypedDict):
@@ -114,19 +117,67 @@ def read_documents(path: Path) -> Iterator[Document]:
     return read_json_lines(path)
 
 
+def read_raw_lines(path: Path, size: int = RAW_BYTES) -> Iterator[list[bytes]]:
+    """The lines of a file written by DocumentWriter, without their ends, some `size` bytes at a time.
+
+    What only copies or counts documents need not parse them. Raises DataError where the stream is cut.
+    """
+    rest: list[bytes] = []  # the beginning of a line that is longer than what was read at once
+    try:
+        with open_lines(path) as stream:
+            while chunk := stream.read(size):
+                first, *lines = chunk.split(b"\n")
+                rest.append(first)
+                if lines:
+                    yield [b"".join(rest), *lines[:-1]]
+                    rest = lines[-1:]
+    except (EOFError, OSError, zlib.error) as error:
+        raise DataError(f"{path}: not readable ({error}); rebuild the file or remove it") from error
+    if any(rest):
+        yield [b"".join(rest)]
+
+
 class DocumentWriter:
-    """Writes records as JSON lines with Zstandard; equal records give equal bytes."""
+    """Writes records as JSON lines with Zstandard; equal records give equal bytes.
+
+    The bytes do not depend on how many lines are written at once.
+    """
 
     def __init__(self, path: Path):
         self._file = path.open("wb")
-        # Level 3 is Zstandard's own default; one thread, because threads change the bytes.
-        self._stream = zstandard.ZstdCompressor(level=3).stream_writer(self._file, closefd=True)
+        # Level 1: on PubMed two thirds of the time of the default, 3, for 12 % more bytes. One thread,
+        # because threads change the bytes.
+        self._stream = zstandard.ZstdCompressor(level=1).stream_writer(self._file, closefd=True)
+        self._waiting: list[bytes] = []
+        self._waiting_bytes = 0
 
     def write(self, record: Any) -> None:
-        self._stream.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
+        self._wait(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
+
+    def write_all(self, records: Iterable[Any]) -> None:
+        self.write_raw([orjson.dumps(record) for record in records])
+
+    def write_raw(self, lines: Sequence[bytes]) -> None:
+        """Write lines that are JSON already and have no line end."""
+        if lines:
+            self._wait(b"\n".join([*lines, b""]))
+
+    def _wait(self, content: bytes) -> None:
+        # The compressor takes a microsecond a call, as long as a short line takes to be compressed.
+        self._waiting.append(content)
+        self._waiting_bytes += len(content)
+        if self._waiting_bytes >= WRITTEN_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._stream.write(b"".join(self._waiting))
+        self._waiting.clear()
+        self._waiting_bytes = 0
 
     def __enter__(self) -> "DocumentWriter":
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: object, *exception: object) -> None:
+        if kind is None:
+            self._flush()
         self._stream.close()

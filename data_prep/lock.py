@@ -4,11 +4,14 @@ import fcntl
 import json
 import os
 import socket
+import struct
 import time
 from pathlib import Path
 from typing import IO, Any
 
 from data_prep.errors import DataError
+
+_FLOCK = "hhqqi"  # struct flock on 64-bit Linux: type, whence, start, length, pid
 
 
 class FolderLock:
@@ -55,6 +58,26 @@ class FolderLock:
             f"{self.field}: {self.path.parent} is in use by process {holder.get('pid', '?')} on "
             f"{holder.get('host', '?')}{job} (waited {wait_s:.0f} s); stop it, or choose another folder"
         )
+
+
+def holder(folder: Path) -> dict[str, Any] | None:
+    """Who owns a folder now, as `identity` tells it; None where nobody does. Nothing is written or taken.
+
+    Raises OSError where the file system has no locks.
+    """
+    try:
+        stream = (folder / "lock").open()
+    except FileNotFoundError:
+        return None
+    with stream:
+        asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        answer = struct.unpack(_FLOCK, fcntl.fcntl(stream, fcntl.F_GETLK, asked))
+        if answer[0] == fcntl.F_UNLCK:
+            return None
+        try:
+            return dict(json.load(stream))
+        except ValueError:  # it has this moment taken it
+            return {"host": None, "pid": answer[4], "job": None}
 
 
 def identity() -> dict[str, Any]:

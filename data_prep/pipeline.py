@@ -1,31 +1,46 @@
 """The stages in their order, and what a user is told after each."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from data_prep.card.markdown import write_card
 from data_prep.config import CorpusConfig
+from data_prep.curate.decontaminate import DecontaminateStage
 from data_prep.curate.identity import IdentifyStage
+from data_prep.curate.near_duplicates import NearDuplicatesStage
+from data_prep.curate.signatures import SignaturesStage
 from data_prep.curate.stage import CurateStage
 from data_prep.errors import ConfigError, DataError
-from data_prep.executor import StageReport, run_stage
+from data_prep.executor import StageReport, executor_of, run_stage
 from data_prep.instruct.sets import make_instruct_sets
+from data_prep.plan import read_plan, states
 from data_prep.progress import console
 from data_prep.shards.build import PackStage, ShardSetStage, check_tokenizer
 from data_prep.sources.download import download
 from data_prep.sources.extract import ExtractStage
 from data_prep.tokenizer.train import TokenizerStage
-from data_prep.units import Stage, finished
+from data_prep.units import Stage, finished, source_of
 
 # What a user types, and the stages that it runs. A reduce belongs to the stage that needs it.
-STAGES: dict[str, tuple[Callable[[CorpusConfig], Stage], ...]] = {
-    "extract": (ExtractStage,),
-    "curate": (IdentifyStage, CurateStage),
-    "tokenizer": (TokenizerStage,),
-    "pack": (PackStage, ShardSetStage),
+STAGES: dict[str, Callable[[CorpusConfig], Sequence[Callable[[CorpusConfig], Stage]]]] = {
+    "extract": lambda config: (ExtractStage,),
+    "curate": lambda config: _curation(config),
+    "tokenizer": lambda config: (TokenizerStage,),
+    "pack": lambda config: (PackStage, ShardSetStage),
 }
 CORPUS = ("download", "extract", "curate", "tokenizer", "pack")
 NAMES = (*CORPUS, "instruct", "all")
 GROUP_SIZE = 8  # parts of a group that are shown: enough for every reason to drop a document
+
+
+def _curation(config: CorpusConfig) -> list[Callable[[CorpusConfig], Stage]]:
+    """Each step decides about what those before it keep; the last does what they say."""
+    steps: list[Callable[[CorpusConfig], Stage]] = [IdentifyStage]
+    if config.curate.near_duplicates:
+        steps += [SignaturesStage, NearDuplicatesStage]
+    if config.curate.decontaminate:
+        steps.append(DecontaminateStage)
+    return [*steps, CurateStage]
 
 
 def run(name: str, config: CorpusConfig, allow_failed: bool) -> None:
@@ -52,12 +67,14 @@ def _reports(name: str, config: CorpusConfig) -> Iterator[StageReport]:
     if name == "download":
         yield download(config)
         return
+    executor = executor_of(config)
     if name == "instruct":
-        yield from make_instruct_sets(config)
+        yield from make_instruct_sets(config, executor)
         return
-    for make in STAGES[name]:
+    _check_stage_before(name, config)
+    for make in STAGES[name](config):
         stage = make(config)
-        report = run_stage(stage, config.workers)
+        report = run_stage(stage, executor)
         yield report
         if not (report.done or report.ran or report.failed):
             raise DataError(
@@ -65,6 +82,28 @@ def _reports(name: str, config: CorpusConfig) -> Iterator[StageReport]:
                 "kept no document, see in its counts why"
             )
         _tell_counts(stage)
+    if name == "pack":
+        console.print(f"the corpus card: {write_card(config.output)}", soft_wrap=True)
+
+
+def _check_stage_before(name: str, config: CorpusConfig) -> None:
+    """Refuse to go on from a stage that was stopped: what it left undone would be missing unnamed."""
+    if name == "extract":
+        return
+    directory = config.extracted if name == "curate" else config.output / "curate"
+    plan = read_plan(directory)
+    if plan is None:
+        return
+    left = [
+        unit
+        for unit, state in states(directory, plan).items()
+        if state not in ("done", "failed") and source_of(unit) in config.sources
+    ]
+    if left:
+        raise DataError(
+            f"{plan.stage}: {len(left)} of {len(plan.units)} units are not done (it was stopped); "
+            f"run {plan.stage} again, then {name}"
+        )
 
 
 def _tell(report: StageReport) -> None:

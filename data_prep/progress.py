@@ -2,8 +2,9 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 from rich.console import Console
 from rich.progress import (
@@ -17,6 +18,9 @@ from rich.progress import (
 
 console = Console(stderr=True)
 POLL_S = 0.5  # often enough for the eye, rare enough for a shared file system
+LINE_S = 30.0  # where there is no terminal: a log shows life, and stays readable
+
+Ended = tuple[int, int]  # units and bytes of input
 
 
 def progress_bar() -> Progress:
@@ -32,35 +36,61 @@ def progress_bar() -> Progress:
     )
 
 
+class Follower:
+    """Shows how far a stage is: a bar on a terminal, elsewhere a line now and then.
+
+    `look` tells what has ended by now, of `total`.
+    """
+
+    def __init__(self, title: str, total: Ended, look: Callable[[], Ended]):
+        self.note = ""  # what the scheduler says, beside the numbers
+        self._title, self._total, self._look = title, total, look
+        self._began, self._first = time.monotonic(), look()
+
+    def line(self) -> str:
+        """Units, rate and time left in one line."""
+        units, size = self._look()
+        seconds = time.monotonic() - self._began
+        rate = (size - self._first[1]) / seconds if seconds else 0.0
+        left = f", {duration((self._total[1] - size) / rate)} left" if rate else ""
+        note = f", {self.note}" if self.note else ""
+        return f"{self._title}  {units}/{self._total[0]} units, {rate / 1e6:.1f} MB/s{left}{note}"
+
+    def watch(self, stop: threading.Event) -> None:
+        """Show until `stop` is set."""
+        if console.is_terminal:
+            self._show_bar(stop)
+            return
+        while not stop.wait(LINE_S):
+            console.print(self.line(), highlight=False, markup=False, soft_wrap=True)
+
+    def _show_bar(self, stop: threading.Event) -> None:
+        with progress_bar() as bar:
+            task = bar.add_task(self._title, total=self._total[1], completed=self._first[1])
+            while True:
+                began = time.monotonic()
+                units, size = self._look()
+                text = f"{self._title} {units}/{self._total[0]} {self.note}".rstrip()
+                bar.update(task, completed=size, description=text)
+                # Looking takes its time where units are many: no more than a tenth of the whole.
+                if stop.wait(max(POLL_S, 10 * (time.monotonic() - began))):
+                    return
+
+
 @contextmanager
-def follow(title: str, work: Sequence[tuple[int, Callable[[], bool]]]) -> Iterator[None]:
-    """Show how many of the pieces (bytes, is it finished?) are finished while the block runs."""
-    if not console.is_terminal:
-        yield
-        return
+def follow(title: str, total: Ended, look: Callable[[], Ended]) -> Iterator[Follower]:
+    """Show, while the block runs, how much of `total` has ended."""
+    follower = Follower(title, total, look)
     stop = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(title, list(work), stop), daemon=True)
+    watcher = threading.Thread(target=follower.watch, args=(stop,), daemon=True)
     watcher.start()
     try:
-        yield
+        yield follower
     finally:
         stop.set()
         watcher.join()
 
 
-def _watch(
-    title: str, waiting: list[tuple[int, Callable[[], bool]]], stop: threading.Event
-) -> None:
-    units, total = len(waiting), sum(size for size, _ in waiting)
-    with progress_bar() as bar:
-        task = bar.add_task(title, total=total)
-        while True:
-            began = time.monotonic()
-            waiting = [piece for piece in waiting if not piece[1]()]
-            left = sum(size for size, _ in waiting)
-            bar.update(
-                task, completed=total - left, description=f"{title} {units - len(waiting)}/{units}"
-            )
-            # Looking takes its time where units are many: no more than a tenth of the whole.
-            if stop.wait(max(POLL_S, 10 * (time.monotonic() - began))):
-                return
+def duration(seconds: float) -> str:
+    """Whole seconds as h:mm:ss, days in front."""
+    return str(timedelta(seconds=round(seconds)))

@@ -27,7 +27,8 @@ def _plain_name(name: str) -> str:
 
 
 def _address(url: str) -> str:
-    if not urlsplit(url).scheme or not urlsplit(url).netloc:
+    parts = urlsplit(url)
+    if not parts.scheme or not (parts.netloc or parts.scheme == "file"):
         raise ValueError("expected an address such as https://host/folder/ or s3://bucket/key")
     return url
 
@@ -59,7 +60,7 @@ class Release(Section):
     """A release of Semantic Scholar's datasets; the key is read from the variable S2_API_KEY."""
 
     name: str = "latest"
-    dataset: str = "s2orc"
+    dataset: str = "s2orc_v2"
     endpoint: WebAddress = "https://api.semanticscholar.org/datasets/v1"
 
 

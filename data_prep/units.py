@@ -16,6 +16,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from data_prep.errors import ProjectError
 from data_prep.files import (
     canonical_json,
@@ -68,6 +70,7 @@ class Stage(ABC):
     version: int
     settings: dict[str, Any]
     directory: Path
+    shared = False  # whether other corpora keep their sources' units in the same folder
 
     @abstractmethod
     def units(self) -> list[Unit]:
@@ -76,6 +79,10 @@ class Stage(ABC):
     @abstractmethod
     def run_unit(self, unit: Unit, folder: Path) -> dict[str, Any]:
         """Write the unit's files into `folder` and return its counts: a pure function of its inputs."""
+
+    def prepare(self) -> None:
+        """Load what every unit needs, once in a process that then starts one for each of many units."""
+        pa.array([""])  # at its first array Arrow imports pandas, which takes 0.1 s
 
     def expected_record(self, unit: Unit) -> dict[str, Any]:
         return {
@@ -104,8 +111,6 @@ def is_done(stage: Stage, unit: Unit) -> bool:
 def execute(stage: Stage, unit: Unit) -> None:
     """Run one unit; its folder and record appear whole, or a failure record does."""
     folder = stage.directory / unit.name
-    failure = failure_path(stage.directory, unit.name)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     try:
         with folder_atomically(folder) as partial:
             counts = stage.run_unit(unit, partial)
@@ -121,13 +126,20 @@ def execute(stage: Stage, unit: Unit) -> None:
                 partial / RECORD, stage.expected_record(unit) | {"counts": counts, "files": files}
             )
     except Exception as error:
-        # What an earlier input gave must not pass for this one's output.
-        shutil.rmtree(folder, ignore_errors=True)
-        # On a full disk there may be no room for the reason either: then the lack of both is reported.
-        with suppress(OSError):
-            write_json(failure, stage.expected_record(unit) | {"error": _reason(error)})
+        record_failure(stage, unit, _reason(error))
     else:
-        failure.unlink(missing_ok=True)
+        failure_path(stage.directory, unit.name).unlink(missing_ok=True)
+
+
+def record_failure(stage: Stage, unit: Unit, reason: str) -> None:
+    """Write down why a unit has no output, in place of the output that an earlier input gave."""
+    shutil.rmtree(stage.directory / unit.name, ignore_errors=True)
+    # On a full disk there may be no room for the reason either: then the lack of both is reported.
+    with suppress(OSError):
+        write_json(
+            failure_path(stage.directory, unit.name),
+            stage.expected_record(unit) | {"error": reason},
+        )
 
 
 def _reason(error: Exception) -> str:

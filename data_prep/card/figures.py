@@ -10,13 +10,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_prep.card.provenance import Provenance, read_provenance
-from data_prep.errors import ConfigError
+from data_prep.card.provenance import Provenance, read_config, read_provenance
+from data_prep.config import CorpusConfig
+from data_prep.curate.decontaminate import contamination
+from data_prep.errors import ConfigError, ProjectError
 from data_prep.shards.manifest import DOCUMENTS_FILE, MANIFEST, Manifest
-from data_prep.units import failures, finished
+from data_prep.status import CONFIG
+from data_prep.units import UnitResult, failures, finished, source_of
 
-# Stages that leave records out, and where their counts say why.
-REASONS = {"extract": "reject_reasons", "curate": "dropped"}
 UNKNOWN = "unknown"
 PROPERTIES = ("licence", "journal")  # columns of documents.parquet that are tallied
 
@@ -36,7 +37,7 @@ class CorpusFigures:
     dropped: Counter[tuple[str, str]] = field(default_factory=Counter)  # (stage, reason)
     samples: dict[str, list[dict[str, str]]] = field(default_factory=dict)  # of what was dropped
     extraction: dict[str, dict[str, Any]] = field(default_factory=dict)  # by source
-    near_duplicates: dict[str, int] = field(default_factory=dict)
+    near_duplicates: dict[str, Any] = field(default_factory=dict)
     contamination: list[dict[str, Any]] = field(default_factory=list)  # one entry a benchmark
     provenance: list[Provenance] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)  # stage/unit: reason
@@ -52,11 +53,27 @@ def read_corpus(folder: Path) -> CorpusFigures:
     if not folder.is_dir():
         raise ConfigError(f"corpus: {folder} is not a folder; give the output folder of a corpus")
     figures = CorpusFigures()
-    raw, figures.provenance = read_provenance(folder)
+    config = read_config(folder)
+    if config is None:
+        figures.missing.append(f"where the text came from, because {folder / CONFIG} is not there")
+    else:
+        figures.provenance = read_provenance(config)
+        _read_benchmarks(config, figures)
     _read_sets(folder / "shards", figures)
-    for stage, directory in (("extract", raw / "extract"), ("curate", folder / "curate")):
-        _read_stage(directory, stage, figures)
+    _read_extraction(config.extracted if config else folder / "extract", figures)
+    _read_curation(folder / "curate", figures)
+    for unit in finished(folder / "near_duplicates"):
+        figures.near_duplicates = unit.counts
     return figures
+
+
+def _read_benchmarks(config: CorpusConfig, figures: CorpusFigures) -> None:
+    if config.curate.decontaminate is None:
+        return
+    try:
+        figures.contamination = contamination(config)
+    except ProjectError as error:
+        figures.missing.append(f"the benchmarks that were kept out: {error}")
 
 
 def _read_sets(shards: Path, figures: CorpusFigures) -> None:
@@ -94,13 +111,34 @@ def _add_tally(table: pa.Table, column: str, tally: Tally) -> None:
         tally[row["value"]][1] += row["tokens_sum"]
 
 
-def _read_stage(directory: Path, stage: str, figures: CorpusFigures) -> None:
+def _read_extraction(directory: Path, figures: CorpusFigures) -> None:
+    for unit in _units(directory, "extract", figures):
+        counts = unit.counts
+        for reason, number in counts["reject_reasons"].items():
+            figures.dropped["extract", reason] += number
+        sums = figures.extraction.setdefault(source_of(unit.name), {})
+        for name in ("documents", "deletions", "retracted", "notices"):
+            sums[name] = sums.get(name, 0) + counts.get(name, 0)
+        for group in ("met", "body"):
+            added = sums.setdefault(group, Counter())
+            added.update({k: v for k, v in counts.get(group, {}).items() if isinstance(v, int)})
+
+
+def _read_curation(directory: Path, figures: CorpusFigures) -> None:
+    for unit in _units(directory, "curate", figures):
+        for reason, number in unit.counts["dropped"].items():
+            figures.dropped["curate", reason] += number
+        for reason, samples in unit.counts.get("samples", {}).items():
+            figures.samples.setdefault(reason, []).extend(samples)
+        for value, sums in unit.counts.get("kept_by", {}).get("language", {}).items():
+            entry = figures.languages.setdefault(value, [0, 0])
+            entry[0] += sums["documents"]
+            entry[1] += sums["characters"]
+
+
+def _units(directory: Path, stage: str, figures: CorpusFigures) -> list[UnitResult]:
     if not directory.is_dir():
-        figures.missing.append(
-            f"what the stage {stage} left out, because {directory} does not exist"
-        )
-        return
+        figures.missing.append(f"what the stage {stage} left out: {directory} does not exist")
+        return []
     figures.failed |= {f"{stage}/{unit}": reason for unit, reason in failures(directory).items()}
-    for unit in finished(directory):
-        for reason, number in unit.counts[REASONS[stage]].items():
-            figures.dropped[stage, reason] += number
+    return finished(directory)

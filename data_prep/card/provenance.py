@@ -4,14 +4,14 @@ import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import yaml
-
+from data_prep.config import CorpusConfig
+from data_prep.config_file import load_config
 from data_prep.documents import read_json_lines
+from data_prep.source_config import Source
 from data_prep.sources.extract_units import nlm_order
-
-CONFIG = "config.yaml"  # the resolved config, beside what it made
+from data_prep.sources.inventory import manifest_path
+from data_prep.status import CONFIG
 
 
 @dataclass(frozen=True)
@@ -28,17 +28,19 @@ class Provenance:
     releases: list[str]  # of PubMed: "2026: files 1 to 1514"
 
 
-def read_provenance(folder: Path) -> tuple[Path, list[Provenance]]:
-    """The folder of downloads and extracted documents, and each source's provenance."""
+def read_config(folder: Path) -> CorpusConfig | None:
+    """The config that made the corpus in `folder`; None where it is not there."""
     path = folder / CONFIG
-    config = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    raw = Path(config.get("raw") or folder)
-    sources = config.get("sources") or {}
-    return raw, [_provenance(raw / "download" / name, about) for name, about in sources.items()]
+    return load_config(CorpusConfig, path, []) if path.is_file() else None
 
 
-def _provenance(folder: Path, about: dict[str, Any]) -> Provenance:
-    manifest = folder / "manifest.jsonl"
+def read_provenance(config: CorpusConfig) -> list[Provenance]:
+    """Each source's provenance."""
+    return [_provenance(config, name) for name in config.sources]
+
+
+def _provenance(config: CorpusConfig, name: str) -> Provenance:
+    source, manifest = config.sources[name], manifest_path(config, name)
     rows = list(read_json_lines(manifest)) if manifest.is_file() else []
     whole = [row for row in rows if row["state"] == "ok"]
     day = ""
@@ -46,26 +48,27 @@ def _provenance(folder: Path, about: dict[str, Any]) -> Provenance:
         written = datetime.datetime.fromtimestamp(manifest.stat().st_mtime, datetime.UTC)
         day = written.date().isoformat()
     return Provenance(
-        folder.name,
-        about["format"],
-        _origin(about),
+        name,
+        source.format,
+        _origin(source),
         len(whole),
         sum(row["bytes"] for row in whole),
         len(rows) - len(whole),
         day,
-        _releases([row["name"] for row in whole]) if about["format"] == "pubmed" else [],
+        _releases([row["name"] for row in whole]) if source.format == "pubmed" else [],
     )
 
 
-def _origin(about: dict[str, Any]) -> str:
+def _origin(source: Source) -> str:
     """What the text was taken from; a local folder's path means nothing elsewhere."""
-    if about.get("url"):
-        return ", ".join(about["url"])
-    for kind in ("bucket", "release", "dataset"):
-        if about.get(kind):
-            where = about[kind].get("endpoint")
-            return f"{kind} {about[kind]['name']}" + (f" at {where}" if where else "")
-    return "local files"
+    if source.url:
+        return ", ".join(source.url)
+    if source.bucket:
+        where = f" at {source.bucket.endpoint}" if source.bucket.endpoint else ""
+        return f"bucket {source.bucket.name}{where}"
+    if source.release:
+        return f"release {source.release.name} of {source.release.dataset}, Semantic Scholar"
+    return f"dataset {source.dataset.name}" if source.dataset else "local files"
 
 
 def _releases(names: Sequence[str]) -> list[str]:

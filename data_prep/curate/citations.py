@@ -71,7 +71,7 @@ def _settle(
     group = np.unique(pmid, return_inverse=True)[1].astype(np.int64)
     version = version.astype(np.int64)
     reason = np.full(len(pmid), DELETED, dtype=np.uint8)
-    left = is_record & (version > _deleted_up_to(group, version, file_order, is_record))
+    left = is_record & (version > deleted_up_to(group, version, file_order, is_record))
     reason[left] = SUPERSEDED
 
     rows = np.flatnonzero(left)
@@ -81,13 +81,14 @@ def _settle(
     return reason
 
 
-def _deleted_up_to(
+def deleted_up_to(
     group: np.ndarray, version: np.ndarray, file_order: np.ndarray, is_record: np.ndarray
 ) -> np.ndarray:
     """For each event the highest version that a deletion of its file or a later one names, or -1.
 
-    A running maximum from the last event to the first: within a file the deletions come last, and
-    earlier groups start from a higher base, so that one pass serves all groups.
+    Events of one `group` (small integers) are of one PMID or PMCID. A running maximum from the last
+    event to the first: within a file the deletions come last, and earlier groups start from a higher
+    base, so that one pass serves all groups.
     """
     order = np.lexsort((~is_record, file_order, group))[::-1]
     base = (group.max() - group[order]) * _VERSION_SPAN

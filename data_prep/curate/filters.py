@@ -1,6 +1,6 @@
-"""Which documents stay, each rule a pure function of one document and the settings.
+"""Which documents stay by what is known of each alone, decided for a whole index at once.
 
-A filter returns None, or the reason to drop the document: its own name in `FILTERS`.
+A filter is named by the reason that it gives; the first of FILTERS that drops a document decides.
 """
 
 from __future__ import annotations
@@ -9,13 +9,23 @@ import hashlib
 from collections.abc import Callable
 from typing import Literal, TypedDict
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from data_prep.config import Curate
-from data_prep.documents import NLM_TERMS, Document
+from data_prep.documents import NLM_TERMS
 
 COMMERCIAL = ("cc0", "cc-by", "cc-by-sa", "cc-by-nd")
 NONCOMMERCIAL = ("cc-by-nc", "cc-by-nc-sa", "cc-by-nc-nd")
 
 UNDETERMINED = "und"  # ISO 639-2's code for a language that nobody stated
+
+PASSES = 0
+"""Code of a document that no filter drops; `1 + FILTERS.index(name)` of one that a filter drops."""
+
+COLUMNS = ("language", "record", "abstract", "characters", "licence", "notice")
+"""The columns of an index that `failed_filters` reads."""
 
 
 class FilterSettings(TypedDict):
@@ -25,6 +35,7 @@ class FilterSettings(TypedDict):
     require_abstract: bool
     min_characters: int
     licences: list[str]
+    drop_notices: bool
 
 
 def filter_settings(curate: Curate) -> FilterSettings:
@@ -34,57 +45,70 @@ def filter_settings(curate: Curate) -> FilterSettings:
         "require_abstract": curate.require_abstract,
         "min_characters": curate.min_characters,
         "licences": sorted(curate.licences),
+        "drop_notices": curate.drop_notices,
     }
 
 
-def drop_reason(document: Document, settings: FilterSettings) -> str | None:
-    """The name of the first filter that drops the document, or None."""
-    for drops in FILTERS:
-        if reason := drops(document, settings):
-            return reason
-    return None
+def failed_filters(table: pa.Table, settings: FilterSettings) -> np.ndarray:
+    """For each row of an index (COLUMNS) the code of the first filter that drops it: uint8, shape (n,)."""
+    failed = np.full(len(table), PASSES, dtype=np.uint8)
+    for code, drops in reversed(list(enumerate(_FILTERS.values(), start=1))):
+        failed[drops(table, settings)] = code
+    return failed
 
 
-def language(document: Document, settings: FilterSettings) -> str | None:
-    """Drop a document known to be in another language; an empty list accepts all."""
-    accepted = accepts_language(document["metadata"]["language"], settings)
-    return None if accepted else "language"
+def _language(table: pa.Table, settings: FilterSettings) -> np.ndarray:
+    """Documents known to be in another language; an empty list accepts all."""
+    return ~_accepted(table["language"], lambda code: accepts_language(code, settings))
 
 
-def no_abstract(document: Document, settings: FilterSettings) -> str | None:
-    """Drop a PubMed citation that is a title alone."""
-    metadata = document["metadata"]
-    is_title = metadata["licence"] == NLM_TERMS and not metadata["abstract"]
-    return "no_abstract" if settings["require_abstract"] and is_title else None
+def _no_abstract(table: pa.Table, settings: FilterSettings) -> np.ndarray:
+    """Citations that are a title alone."""
+    if not settings["require_abstract"]:
+        return np.zeros(len(table), dtype=bool)
+    cited = pc.is_in(table["record"].cast(pa.string()), pa.array(["citation", "book"]))
+    return cited.to_numpy() & ~flags(table["abstract"])
 
 
-def too_short(document: Document, settings: FilterSettings) -> str | None:
-    """Drop a text of fewer characters than `min_characters`, title included."""
-    return "too_short" if len(document["text"]) < settings["min_characters"] else None
+def _too_short(table: pa.Table, settings: FilterSettings) -> np.ndarray:
+    """Texts of fewer characters than `min_characters`, title included."""
+    return pc.fill_null(table["characters"], 0).to_numpy() < settings["min_characters"]
 
 
-def licence(document: Document, settings: FilterSettings) -> str | None:
-    """Drop a document whose licence group is not accepted."""
-    return None if accepts_licence(document["metadata"]["licence"], settings) else "licence"
+def _licence(table: pa.Table, settings: FilterSettings) -> np.ndarray:
+    """Documents whose licence group is not accepted."""
+    return ~_accepted(table["licence"], lambda code: licence_group(code) in settings["licences"])
 
 
-FILTERS: tuple[Callable[[Document, FilterSettings], str | None], ...] = (
-    language,
-    no_abstract,
-    too_short,
-    licence,
-)
+def _notice(table: pa.Table, settings: FilterSettings) -> np.ndarray:
+    """Records about another article: its retraction, its correction, a concern."""
+    return flags(table["notice"]) & settings["drop_notices"]
+
+
+_FILTERS: dict[str, Callable[[pa.Table, FilterSettings], np.ndarray]] = {
+    "language": _language,
+    "no_abstract": _no_abstract,
+    "too_short": _too_short,
+    "licence": _licence,
+    "notice": _notice,
+}
+FILTERS = tuple(_FILTERS)
+
+
+def flags(column: pa.ChunkedArray) -> np.ndarray:
+    """A column of marks as booleans; what is not known is not marked."""
+    return pc.fill_null(column, False).to_numpy()
+
+
+def _accepted(column: pa.ChunkedArray, accepts: Callable[[str | None], bool]) -> np.ndarray:
+    values = [value for value in column.unique().to_pylist() if accepts(value)]
+    return pc.is_in(column, pa.array(values, column.type)).to_numpy()
 
 
 def accepts_language(code: str | None, settings: FilterSettings) -> bool:
     """Whether a language code (None: not known) is accepted."""
     wanted = settings["languages"]
     return not wanted or code in (None, UNDETERMINED) or code in wanted
-
-
-def accepts_licence(code: str | None, settings: FilterSettings) -> bool:
-    """Whether a licence code's group is accepted."""
-    return licence_group(code) in settings["licences"]
 
 
 def licence_group(code: str | None) -> str:

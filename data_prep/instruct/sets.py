@@ -10,7 +10,7 @@ from rich.table import Table
 from data_prep.config import CorpusConfig
 from data_prep.curate.stage import SPLITS
 from data_prep.errors import ConfigError, DataError
-from data_prep.executor import StageReport, run_stage
+from data_prep.executor import Executor, StageReport, run_stage
 from data_prep.instruct.encoded_file import SOURCE, read_encoded
 from data_prep.instruct.stage import (
     REJECTS,
@@ -108,17 +108,17 @@ class InstructSetStage(Stage):
         return manifest.counts
 
 
-def make_instruct_sets(config: CorpusConfig) -> Iterator[StageReport]:
-    """Run both stages and show what came of the first.
+def make_instruct_sets(config: CorpusConfig, executor: Executor | int = 1) -> Iterator[StageReport]:
+    """Run both stages on an executor and show what came of the first.
 
     The second makes its sets without the files that failed, and names them: who does not want that
     stops after the first report.
     """
     encoding = InstructStage(config)
-    report = run_stage(encoding, config.workers)
+    report = run_stage(encoding, executor)
     show(finished(encoding.directory))
     yield report
-    yield run_stage(InstructSetStage(config), config.workers)
+    yield run_stage(InstructSetStage(config), executor)
 
 
 def show(units: Sequence[UnitResult]) -> None:

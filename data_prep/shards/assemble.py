@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from data_prep.errors import ConfigError, DataError
 from data_prep.files import sha256_file, write_atomically
+from data_prep.shards.encoded import EncodedDocument, in_batches
 from data_prep.shards.manifest import (
     DOCUMENTS_FILE,
     INPUTS_FILE,
@@ -22,7 +23,7 @@ from data_prep.shards.manifest import (
 from data_prep.shards.merge import merge_documents
 from data_prep.shards.parquet_file import COMPRESSION, Footer
 from data_prep.shards.schema import ShardFormat
-from data_prep.shards.writer import EncodedDocument, ShardCounts, ShardWriter
+from data_prep.shards.writer import ShardCounts, ShardWriter
 from data_prep.tokenizer.encode import Encoder
 
 
@@ -88,8 +89,8 @@ def build_shard_set(
     """
     shard, listed = folder / "shard.parquet", folder / ".shard.documents.parquet"
     with ShardWriter(shard, listed, form, window) as writer:
-        for document in documents:
-            writer.add(document)
+        for batch in in_batches(documents):
+            writer.add_batch(batch)
     if not shard.exists():
         return None
     part = Part("shard", shard, listed, writer.counts.as_json())

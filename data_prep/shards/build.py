@@ -2,25 +2,27 @@
 
 from collections.abc import Iterator
 from functools import lru_cache
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
+import pyarrow as pa
 
+from data_prep.collector import rare_collections
 from data_prep.config import CorpusConfig
 from data_prep.curate.stage import SPLITS
-from data_prep.documents import Document, read_documents
+from data_prep.documents import Document, read_raw_lines
 from data_prep.errors import ConfigError, DataError, ProjectError
 from data_prep.files import digest
 from data_prep.shards.assemble import Part, assemble, shard_format
 from data_prep.shards.earlier import curated_units, curation_settings, missing_inputs
+from data_prep.shards.encoded import ABOUT, METADATA, EncodedBatch
 from data_prep.shards.schema import ShardFormat
-from data_prep.shards.writer import EncodedDocument, ShardWriter
+from data_prep.shards.writer import ShardWriter
 from data_prep.tokenizer.encode import EncodedTexts, Encoder, load_encoder
 from data_prep.units import Stage, Unit, UnitResult, finished, source_of
 
-BATCH_DOCUMENTS = 256  # encoded at once: enough to spread the cost of a call
 CHECKED_DOCUMENTS = 64  # of every unit's split, encoded by both encoders
 
 
@@ -74,6 +76,12 @@ class PackStage(Stage):
             | {"tokenizer": str(tokenizer.folder)},
         )
 
+    def prepare(self) -> None:
+        super().prepare()
+        tokenizer = _tokenizer(self.tokenizers)
+        _encoder(str(tokenizer.folder), _content(tokenizer))
+
+    @rare_collections()
     def run_unit(self, unit: Unit, folder: Path) -> dict[str, Any]:
         encoder = _encoder(unit.payload["tokenizer"], unit.inputs["tokenizer"])
         form = _format(encoder, self.settings)
@@ -81,8 +89,8 @@ class PackStage(Stage):
         for split in SPLITS:
             shard, listed = folder / f"{split}.parquet", folder / f"{split}.documents.parquet"
             with ShardWriter(shard, listed, form, self.settings["window"]) as writer:
-                for document in encode_documents(Path(unit.payload[split]), encoder, form):
-                    writer.add(document)
+                for batch in encode_documents(Path(unit.payload[split]), encoder, form):
+                    writer.add_batch(batch)
             counts[split] = writer.counts.as_json()
         return counts
 
@@ -116,6 +124,7 @@ class ShardSetStage(Stage):
     def _unit(self, source: str, split: str, packed: list[UnitResult]) -> Unit:
         parts = [unit for unit in packed if _belongs(unit, source, split)]
         tokenizer = _tokenizer(self.output / "tokenizer")
+        form = _format(_encoder(str(tokenizer.folder), _content(tokenizer)), self.settings["pack"])
         missing = missing_inputs(self.config, source)
         return Unit(
             f"{source}-{split}",
@@ -132,13 +141,13 @@ class ShardSetStage(Stage):
                 },
                 "hashes": {unit.name: unit.hash for unit in parts},
                 "tokenizer": str(tokenizer.folder),
+                "form": form.model_dump(mode="json"),
                 "missing": missing,
             },
         )
 
     def run_unit(self, unit: Unit, folder: Path) -> dict[str, Any]:
         split = unit.payload["split"]
-        tokenizer = Path(unit.payload["tokenizer"])
         parts = [
             Part(
                 name.partition("/")[2],
@@ -151,10 +160,10 @@ class ShardSetStage(Stage):
         manifest = assemble(
             folder,
             parts,
-            _format(_encoder(str(tokenizer), unit.inputs["tokenizer"]), self.settings["pack"]),
+            ShardFormat.model_validate(unit.payload["form"]),
             source=unit.payload["source"],
             split=split,
-            tokenizer=tokenizer,
+            tokenizer=Path(unit.payload["tokenizer"]),
             settings=self.settings,
             inputs=unit.payload["hashes"],
             missing=unit.payload["missing"],
@@ -162,18 +171,39 @@ class ShardSetStage(Stage):
         return manifest.counts | {"files": len(parts), "missing": len(manifest.missing)}
 
 
-def encode_documents(path: Path, encoder: Encoder, form: ShardFormat) -> Iterator[EncodedDocument]:
+def encode_documents(path: Path, encoder: Encoder, form: ShardFormat) -> Iterator[EncodedBatch]:
     """The documents of a file with their tokens: begin token where the form says so, text, end token."""
     begin = form.begin_id if form.begin_token else None
-    stream = read_documents(path)
+    token_type = form.token_type.to_pandas_dtype()
     fast: bool | None = None
-    while documents := list(islice(stream, BATCH_DOCUMENTS)):
+    for lines in read_raw_lines(path):
+        documents = _parsed(lines, path)
         texts = [document["text"] for document in documents]
         if fast is None:
             fast = encoder.agrees(texts[:CHECKED_DOCUMENTS])
         encoded = with_boundaries(encoder.encode(texts, fast), begin, form.end_id)
-        for document, tokens in zip(documents, encoded, strict=True):
-            yield _encoded(document, tokens)
+        yield EncodedBatch(_about(documents, texts), encoded.ids.astype(token_type), encoded.starts)
+
+
+def _parsed(lines: list[bytes], path: Path) -> list[Document]:
+    try:
+        return [orjson.loads(line) for line in lines]
+    except orjson.JSONDecodeError as error:
+        raise DataError(
+            f"{path}: a line is not JSON ({error}); run the stage curate again"
+        ) from error
+
+
+def _about(documents: list[Document], texts: list[str]) -> pa.Table:
+    metadata = [document["metadata"] for document in documents]
+    columns: dict[str, Any] = {
+        "id": [document["id"] for document in documents],
+        "source": [document["source"] for document in documents],
+        "bytes": [len(text) if text.isascii() else len(text.encode()) for text in texts],
+    }
+    for name in METADATA:
+        columns[name] = [about[name] for about in metadata]
+    return pa.table(columns, schema=ABOUT)
 
 
 def with_boundaries(encoded: EncodedTexts, begin: int | None, end: int) -> EncodedTexts:
@@ -190,16 +220,6 @@ def with_boundaries(encoded: EncodedTexts, begin: int | None, end: int) -> Encod
         ids[starts[:-1]] = begin
     ids[text] = encoded.ids
     return EncodedTexts(ids, starts)
-
-
-def _encoded(document: Document, tokens: np.ndarray) -> EncodedDocument:
-    return EncodedDocument(
-        id=document["id"],
-        tokens=tokens,
-        source=document["source"],
-        bytes=len(document["text"].encode()),
-        metadata=document["metadata"],
-    )
 
 
 def _format(encoder: Encoder, pack: dict[str, Any]) -> ShardFormat:

@@ -1,15 +1,18 @@
 """What the stages before packing left: the curated units, by which rules, and what is missing."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from data_prep.config import CorpusConfig
+from data_prep.curate.decontaminate import DecontaminateStage
 from data_prep.curate.identity import IdentifyStage
+from data_prep.curate.near_duplicates import NearDuplicatesStage
 from data_prep.curate.stage import CurateStage
 from data_prep.errors import DataError
 from data_prep.sources.download import failed_downloads
 from data_prep.units import Stage, UnitResult, failures, finished, source_of
 
-STAGES = ("extract", "curate", "pack")
+STAGES = ("extract", "signatures", "decontaminate", "curate", "pack")
 
 
 def curated_units(config: CorpusConfig) -> list[UnitResult]:
@@ -21,27 +24,59 @@ def curated_units(config: CorpusConfig) -> list[UnitResult]:
     stage = CurateStage(config)
     units = [unit for unit in finished(stage.directory) if source_of(unit.name) in config.sources]
     if units:
-        decisions = IdentifyStage(config)
         _check_settings(stage, units)
-        _check_settings(decisions, finished(decisions.directory))
+        for deciding in _deciding(config):
+            decided = [
+                unit
+                for unit in finished(deciding.directory)
+                if unit.record["stage"] == deciding.name
+            ]
+            _check_settings(deciding, decided)
     return units
 
 
+def _deciding(config: CorpusConfig) -> Iterator[Stage]:
+    """The stages whose decisions the config's curation carries out."""
+    yield IdentifyStage(config)
+    if config.curate.near_duplicates:
+        yield NearDuplicatesStage(config)
+    if config.curate.decontaminate:
+        yield DecontaminateStage(config)
+
+
 def curation_settings(config: CorpusConfig) -> dict[str, Any]:
-    """The settings that the units of `curated_units` were made by."""
-    return CurateStage(config).settings | {"drop_retracted": config.curate.drop_retracted}
+    """The settings that the units of `curated_units` were made by; a file is named, not located."""
+    values = config.curate.model_dump(mode="json")
+    values["since"] = config.curate.since is not None
+    if config.curate.decontaminate:
+        for benchmark in values["decontaminate"]["benchmarks"]:
+            del benchmark["path"]
+    # The order in which lists were written does not matter.
+    return {
+        name: sorted(value) if isinstance(value, list) else value for name, value in values.items()
+    }
 
 
 def _check_settings(stage: Stage, units: list[UnitResult]) -> None:
     for unit in units:
         found = unit.record["settings"]
         if found != stage.settings:
-            names = found.keys() | stage.settings.keys()
-            differing = sorted(n for n in names if found.get(n) != stage.settings.get(n))
             raise DataError(
                 f"{unit.folder}: curated with other settings than the config's "
-                f"({', '.join(differing)}); run the stage curate"
+                f"({', '.join(_differing(found, stage.settings))}); run the stage curate"
             )
+
+
+def _differing(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:
+    """Names of the settings that differ, those within a group without its name."""
+    names = []
+    for name in sorted(found.keys() | expected.keys()):
+        ours, theirs = expected.get(name), found.get(name)
+        if isinstance(ours, dict) and isinstance(theirs, dict):
+            names += _differing(theirs, ours)
+        elif ours != theirs:
+            names.append(name)
+    return names
 
 
 def missing_inputs(config: CorpusConfig, source: str) -> list[str]:

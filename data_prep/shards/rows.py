@@ -1,33 +1,26 @@
 """From a window of documents and its pieces to the Arrow rows of a shard."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import pyarrow as pa
 
+from data_prep.shards.encoded import EncodedBatch
 from data_prep.shards.packing import Pieces, lay_out
 from data_prep.shards.schema import PIECE, ShardFormat
 
 
 def rows_table(
-    form: ShardFormat,
-    ids: Sequence[str],
-    tokens: Sequence[np.ndarray],
-    masks: Sequence[np.ndarray] | None,
-    done: np.ndarray,
-    pieces: Pieces,
+    form: ShardFormat, batch: EncodedBatch, done: np.ndarray, pieces: Pieces
 ) -> pa.Table:
-    """The packed rows of whole documents, of which the first `done` tokens stand in earlier rows.
+    """The packed rows of documents, of which `done` tokens stand in earlier rows and are not in `batch`.
 
     `pieces` counts its offsets from there; the table's offsets are those within the document.
     """
-    sizes = np.array([len(document) for document in tokens])
-    begins = np.cumsum(sizes) - sizes + done
-    flat = np.concatenate(tokens).astype(form.token_type.to_pandas_dtype(), copy=False)
-    places = lay_out(flat, begins, pieces, form.sequence_length, form.pad_id)
+    begins = batch.starts[:-1]
+    tokens = batch.tokens.astype(form.token_type.to_pandas_dtype(), copy=False)
+    places = lay_out(tokens, begins, pieces, form.sequence_length, form.pad_id)
     structs = pa.StructArray.from_arrays(
         [
-            pa.array(ids, pa.string()).take(pa.array(pieces.document)),
+            batch.about["id"].combine_chunks().take(pa.array(pieces.document)),
             pa.array((pieces.offset + done[pieces.document]).astype(np.uint32)),
             pa.array(pieces.length.astype(np.uint32)),
         ],
@@ -40,8 +33,8 @@ def rows_table(
             pa.array(pieces.starts.astype(np.int32)), structs, type=schema.field("documents").type
         ),
     ]
-    if masks is not None:
-        trained = lay_out(np.concatenate(masks), begins, pieces, form.sequence_length, False)
+    if batch.loss_mask is not None:
+        trained = lay_out(batch.loss_mask, begins, pieces, form.sequence_length, False)
         columns.append(_lists(trained, schema.field("loss_mask").type))
     return pa.Table.from_arrays(columns, schema=schema)
 

@@ -13,44 +13,35 @@ where `documents` is any iterable of EncodedDocument, read once. A `ShardWriter`
         shard.add(EncodedDocument(id="pmid:1", tokens=ids, source="pubmed", bytes=812, metadata={...}))
     shard.counts
 
+`add_batch` takes documents as columns (data_prep/shards/encoded.py), which is how they are written: nothing
+in here is done document by document but the choice of rows. The bytes do not depend on the batches.
+
 `tokens` is everything that shall stand in the shard, begin and end tokens included. `loss_mask`, needed
 exactly where the form says so, has one bool a token: True where the token is predicted and trained on;
 padding is always False. No documents, no files. Memory: one window of documents (at most WINDOW_TOKENS
 tokens and one document more), a row group, and one table row for each document.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_prep.errors import DataError
-from data_prep.shards.packing import Pieces, best_fit, concat, without_emptiest_row
+from data_prep.shards.encoded import EncodedBatch, EncodedDocument
+from data_prep.shards.packing import best_fit, concat, without_emptiest_row
 from data_prep.shards.parquet_file import COMPRESSION, ParquetFileWriter
 from data_prep.shards.rows import rows_table
-from data_prep.shards.schema import DOCUMENTS, ShardFormat
+from data_prep.shards.schema import ShardFormat
+from data_prep.shards.window import empty_window
+
+__all__ = ["EncodedBatch", "EncodedDocument", "ShardCounts", "ShardWriter"]
 
 WINDOW_TOKENS = 1 << 24  # 64 MB as four-byte ids
-METADATA = ("pmid", "pmcid", "doi", "licence", "year", "journal")
 POLICIES = {"best_fit": best_fit, "concat": concat}
-
-
-@dataclass(slots=True, eq=False)
-class EncodedDocument:
-    """A document as token ids, with what documents.parquet says of it."""
-
-    id: str
-    tokens: np.ndarray  # 1-D, unsigned or signed integers
-    source: str
-    bytes: int  # of its text in UTF-8
-    metadata: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # keys of METADATA; others are ignored
-    loss_mask: np.ndarray | None = None  # bool, as long as tokens
 
 
 @dataclass
@@ -72,19 +63,6 @@ class ShardCounts:
         return asdict(self)
 
 
-@dataclass(slots=True, eq=False)
-class _Waiting:
-    """A document of which the tokens from `done` on are in no row yet."""
-
-    document: EncodedDocument
-    done: int = 0
-    rows: list[int] = field(default_factory=list)
-
-    @property
-    def left(self) -> int:
-        return len(self.document.tokens) - self.done
-
-
 class ShardWriter:
     """Packs documents window by window into one shard; see the module's text."""
 
@@ -92,7 +70,9 @@ class ShardWriter:
         self.counts = ShardCounts()
         self._shard, self._documents = shard, documents
         self._form, self._window = form, window
-        self._waiting: list[_Waiting] = []
+        self._held_back = empty_window()
+        self._batches: list[EncodedBatch] = []
+        self._waiting = 0  # documents, those held back included
         self._waiting_tokens = 0
         self._rows: list[pa.Table] = []
         self._listed: list[pa.Table] = []
@@ -106,12 +86,30 @@ class ShardWriter:
             self._finish()
 
     def add(self, document: EncodedDocument) -> None:
-        """Take a document; raises DataError, at the latest on exit, where it does not fit the form."""
-        _check(document, self._form)
-        self._waiting.append(_Waiting(document))
-        self._waiting_tokens += len(document.tokens)
-        if len(self._waiting) >= self._window or self._waiting_tokens >= WINDOW_TOKENS:
-            self._pack(last=False)
+        """Take one document; raises DataError where it does not fit the form."""
+        self.add_batch(EncodedBatch.of([document]))
+
+    def add_batch(self, batch: EncodedBatch) -> None:
+        """Take documents; raises DataError naming the first that does not fit the form."""
+        batch.check(self._form)
+        begin = 0
+        while begin < len(batch):
+            end = begin + self._fitting(batch, begin)
+            part = batch.slice(begin, end)
+            self._batches.append(part)
+            mask = part.loss_mask
+            self.counts.trained_tokens += len(part.tokens) if mask is None else int(mask.sum())
+            self._waiting += len(part)
+            self._waiting_tokens += len(part.tokens)
+            if self._waiting >= self._window or self._waiting_tokens >= WINDOW_TOKENS:
+                self._pack(last=False)
+            begin = end
+
+    def _fitting(self, batch: EncodedBatch, begin: int) -> int:
+        """How many documents from `begin` on the window still takes, at least one."""
+        tokens = batch.starts[begin + 1 :] - batch.starts[begin]
+        by_tokens = int(np.searchsorted(tokens, WINDOW_TOKENS - self._waiting_tokens)) + 1
+        return max(1, min(len(batch) - begin, self._window - self._waiting, by_tokens))
 
     def _finish(self) -> None:
         self._pack(last=True)
@@ -123,68 +121,33 @@ class ShardWriter:
         pq.write_table(documents, self._documents, **COMPRESSION)
 
     def _pack(self, last: bool) -> None:
-        window = self._waiting
-        if not window:
+        if not self._waiting:
             return
-        lengths = np.array([waiting.left for waiting in window])
-        pieces = POLICIES[self._form.policy](lengths, self._form.sequence_length)
+        window = self._held_back.extended(self._batches)
+        pieces = POLICIES[self._form.policy](window.batch.lengths, self._form.sequence_length)
         held_back = np.zeros(0, np.int64)
         if not last:
             # best_fit may fill that row better with documents to come; concat goes on in it.
             pieces, held_back = without_emptiest_row(pieces, self._form.sequence_length)
         if pieces.rows:
-            self._take_rows(window, pieces)
-        self._waiting = [window[index] for index in held_back]
-        self._waiting_tokens = sum(waiting.left for waiting in self._waiting)
-        kept = set(held_back.tolist())
-        self._list([waiting for index, waiting in enumerate(window) if index not in kept])
-        self._write_row_groups(last=False)
-
-    def _take_rows(self, window: list[_Waiting], pieces: Pieces) -> None:
-        """Make the rows, and remember which are each document's and how much of it is done."""
-        documents = [waiting.document for waiting in window]
-        _check_ids(documents, self._form)
-        masks = [document.loss_mask for document in documents] if self._form.has_loss_mask else None
-        done = np.array([waiting.done for waiting in window])
-        table = rows_table(
-            self._form,
-            [document.id for document in documents],
-            [document.tokens for document in documents],
-            masks,  # type: ignore[arg-type]  # _check saw that each has one
-            done,
-            pieces,
-        )
-        self._rows.append(table)
-        rows = (self.counts.rows + pieces.row()).tolist()
-        for index, row, length in zip(
-            pieces.document.tolist(), rows, pieces.length.tolist(), strict=True
-        ):
-            window[index].done += length
-            window[index].rows.append(row)
+            self._rows.append(rows_table(self._form, window.batch, window.done, pieces))
+        packed = window.packed(pieces, self.counts.rows)
+        self._list(packed.listed(np.delete(np.arange(len(window)), held_back)))
+        self._held_back = packed.kept(held_back, window)
+        self._batches = []
+        self._waiting = len(held_back)
+        self._waiting_tokens = len(self._held_back.batch.tokens)
         filled = int(pieces.length.sum())
         self.counts.rows += pieces.rows
         self.counts.tokens += filled
         self.counts.padding += pieces.rows * self._form.sequence_length - filled
+        self._write_row_groups(last=False)
 
-    def _list(self, finished: list[_Waiting]) -> None:
-        documents = [waiting.document for waiting in finished]
-        columns: dict[str, list[Any]] = {
-            "id": [document.id for document in documents],
-            "source": [document.source for document in documents],
-            "bytes": [document.bytes for document in documents],
-            "tokens": [len(document.tokens) for document in documents],
-            "rows": [waiting.rows for waiting in finished],
-        }
-        for name in METADATA:
-            columns[name] = [document.metadata.get(name) for document in documents]
-        self._listed.append(pa.Table.from_pydict(columns, schema=DOCUMENTS))
+    def _list(self, documents: pa.Table) -> None:
+        self._listed.append(documents)
         self.counts.documents += len(documents)
-        self.counts.bytes += sum(columns["bytes"])
-        self.counts.cuts += sum(len(rows) - 1 for rows in columns["rows"])
-        self.counts.trained_tokens += sum(
-            len(document.tokens) if document.loss_mask is None else int(document.loss_mask.sum())
-            for document in documents
-        )
+        self.counts.bytes += pc.sum(documents["bytes"]).as_py() or 0
+        self.counts.cuts += len(documents["rows"].combine_chunks().values) - len(documents)
 
     def _write_row_groups(self, last: bool) -> None:
         """Write the whole row groups there are, and at the end what is left."""
@@ -202,29 +165,3 @@ class ShardWriter:
             group = rows.slice(begin, min(size, ready - begin))
             self._file.write(group.combine_chunks())
         self._rows = [rows.slice(ready)] if ready < waiting else []
-
-
-def _check(document: EncodedDocument, form: ShardFormat) -> None:
-    tokens, mask = document.tokens, document.loss_mask
-    if not len(tokens):
-        raise DataError(f"document {document.id}: no tokens; leave it out or give it an end token")
-    if (mask is not None) != form.has_loss_mask:
-        found = "a" if mask is not None else "no"
-        raise DataError(f"document {document.id}: {found} loss mask, and its shard set differs")
-    if mask is not None and len(mask) != len(tokens):
-        raise DataError(
-            f"document {document.id}: {len(mask)} loss mask values for {len(tokens)} tokens"
-        )
-
-
-def _check_ids(documents: Sequence[EncodedDocument], form: ShardFormat) -> None:
-    tokens = np.concatenate([document.tokens for document in documents])
-    if tokens.min() >= 0 and tokens.max() < form.vocabulary_size:
-        return
-    for document in documents:
-        for wrong in (int(document.tokens.max()), int(document.tokens.min())):
-            if not 0 <= wrong < form.vocabulary_size:
-                raise DataError(
-                    f"document {document.id}: token id {wrong}, but the vocabulary has "
-                    f"{form.vocabulary_size} ids; encode it with the tokenizer of its shard set"
-                )

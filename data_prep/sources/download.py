@@ -1,8 +1,9 @@
-"""The stage download: an inventory of local folders, a verified copy of remote ones."""
+"""The stage download: an inventory of local folders, verified copies of what is elsewhere."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,19 @@ from data_prep.sources.inventory import (
     source_folder,
     write_rows,
 )
-from data_prep.sources.mirror import mirror
-from data_prep.sources.transfer import Patience, Session
+from data_prep.sources.mirror import Rows, is_listing
+from data_prep.sources.transfer import Patience
 from data_prep.units import FAILURES, failure_path, failures
 
 NAME = "download"
+
+Fetch = Callable[[str, Source, Path, Rows, Patience], tuple[Rows, set[str]]]
+"""Brings the files of a source up to date.
+
+Given the title of its progress bar, the source, its folder (files go to `files/` in it) and the manifest rows of
+the last run, it returns the manifest rows of now and the names of the files that are new or changed. A file
+that cannot be had has a row with state "failed" and the reason; DataError is for the whole source.
+"""
 
 
 def download(config: CorpusConfig, patience: Patience | None = None) -> StageReport:
@@ -48,8 +57,12 @@ def download(config: CorpusConfig, patience: Patience | None = None) -> StageRep
                 cache = HashCache(source_folder(config, name) / "hashes.jsonl")
                 rows, changed = inspect_files(source.path, local[name], cache, config.workers)
             else:
-                rows, changed = _mirror(
-                    name, source, source_folder(config, name), previous, patience
+                rows, changed = fetch_of(source)(
+                    f"{NAME} {name}",
+                    source,
+                    source_folder(config, name),
+                    previous,
+                    patience or Patience(),
                 )
         except DataError as error:
             report.failed[name] = str(error)
@@ -68,18 +81,28 @@ def failed_downloads(config: CorpusConfig, source: str) -> list[str]:
     return whole + [f"{source}/{row['name']}" for row in rows if row["state"] != "ok"]
 
 
-def _mirror(
-    name: str,
-    source: Source,
-    folder: Path,
-    previous: list[dict[str, Any]],
-    patience: Patience | None,
-) -> tuple[list[dict[str, Any]], set[str]]:
-    session = Session(patience or Patience())
-    try:
-        return mirror(session, f"{NAME} {name}", source.url, source.format, folder, previous)
-    finally:
-        session.close()
+def fetch_of(source: Source) -> Fetch:
+    """What fetches the files of a source that is not a local folder."""
+    # Imported here, as each origin needs libraries that no other does.
+    if source.bucket:
+        from data_prep.sources import pmc_bucket
+
+        return pmc_bucket.fetch
+    if source.release:
+        from data_prep.sources import semantic_scholar
+
+        return semantic_scholar.fetch
+    if source.dataset:
+        from data_prep.sources import dataset_stream
+
+        return dataset_stream.fetch
+    if all(is_listing(url, source.format) for url in source.url):
+        from data_prep.sources import mirror
+
+        return mirror.fetch
+    from data_prep.sources import remote_files
+
+    return remote_files.fetch
 
 
 def _add(report: StageReport, source: str, rows: list[dict[str, Any]], changed: set[str]) -> None:

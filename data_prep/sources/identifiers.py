@@ -24,8 +24,8 @@ def pmcid_version(text: str) -> int | None:
     return whole_number(match[2] or "", digits=4) if match else None
 
 
-def whole_number(text: str, digits: int = 9) -> int | None:
-    """A positive whole number of so many digits at most; nine hold every PMID to come."""
+def whole_number(text: str, digits: int = 18) -> int | None:
+    """A positive whole number of so many digits at most; those of 18 all fit into 64 bits."""
     return (int(text) or None) if re.fullmatch(rf"[0-9]{{1,{digits}}}", text) else None
 
 

@@ -26,7 +26,10 @@ from data_prep.files import write_atomically
 
 SUFFIXES = {
     "pubmed": (".xml.gz", ".xml"),
-    "jats": (".xml", ".nxml", ".xml.gz", ".tar.gz", ".tgz", ".tar"),
+    "jats": (
+        *(".xml", ".nxml", ".xml.gz", ".tar.gz", ".tgz", ".tar"),
+        *(".filelist.csv", ".filelist.txt"),  # beside an archive: data_prep/sources/archive.py
+    ),
     "pmc": (".jsonl.zst",),
     "s2orc": (".jsonl", ".jsonl.gz", ".gz"),
     "text": (".jsonl", ".jsonl.gz", ".jsonl.zst", ".txt"),
@@ -135,6 +138,12 @@ class HashCache:
             sha256, md5 = _hash(path, with_md5)
             known = self._known[name] = {**state, "sha256": sha256, "md5": md5}
         return Digests(stat.st_size, known["sha256"], known["md5"], fresh)
+
+    def remember(self, name: str, path: Path, sha256: str) -> None:
+        """Take over the hash of a file that was read on the way. Raises OSError."""
+        stat = path.stat()
+        state = {"name": name, "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+        self._known[name] = {**state, "sha256": sha256, "md5": None}
 
     def save(self, names: Iterable[str]) -> None:
         """Remember the hashes of these names for the next run."""

@@ -1,42 +1,36 @@
 """Which of several renderings of a formula or figure in JATS becomes text."""
 
-from collections.abc import Callable
-
 from lxml import etree
 
-from data_prep.sources.markup import append_text, inline_text
-from data_prep.sources.mathml import mathml_text
+from data_prep.sources.markup import Markup, inline_text, raw_text
+from data_prep.sources.mathml import local_name, mathml_text
 from data_prep.sources.tex_math import tex_math
 
 # The readable form of a formula or figure, best first; the others show the same again.
 _ALTERNATIVES = ("tex-math", "math", "textual-form", "p")
 
-Special = Callable[[etree._Element, list[str]], bool]
-"""What treats the elements of a line that are more than their text, as `append_text` calls it."""
 
-
-def formula_text(element: etree._Element, special: Special) -> str:
+def formula_text(element: etree._Element, markup: Markup, state: object) -> str:
     """One rendering of a formula that may hold several side by side, TeX before MathML."""
-    for name in ("tex-math", "math"):
-        found = element.findall(f".//{name}")
-        if found:
-            convert = mathml_text if name == "math" else lambda tex: tex_math(inline_text(tex))
-            return " ".join(convert(formula) for formula in found)
-    inner: list[str] = []
-    append_text(element, inner, special)
-    return "".join(inner)
+    if formulas := list(element.iter("tex-math")):
+        return " ".join(tex_math(inline_text(formula)) for formula in formulas)
+    if formulas := list(element.iter("{*}math")):
+        return " ".join(mathml_text(formula) for formula in formulas)
+    return raw_text(element, markup, state)
 
 
-def best_alternative(element: etree._Element, special: Special) -> str:
+def best_alternative(element: etree._Element, markup: Markup, state: object) -> str:
     """The most readable child of an <alternatives>; nothing where it holds pictures alone."""
+    children = {local_name(child): child for child in reversed(element)}
     for name in _ALTERNATIVES:
-        child = element.find(name)
-        if child is not None:
+        if name in children:
             is_formula = name in ("tex-math", "math")
-            return formula_text(element, special) if is_formula else inline_text(child, special)
+            read = formula_text if is_formula else inline_text
+            return read(children[name], markup, state)
     return ""
 
 
 def shows_twice(element: etree._Element) -> bool:
     """Whether this is a formula with two renderings side by side, not within <alternatives>."""
-    return all(element.find(name) is not None for name in ("tex-math", "math"))
+    names = {local_name(child) for child in element}
+    return "tex-math" in names and "math" in names

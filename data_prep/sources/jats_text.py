@@ -1,160 +1,109 @@
 """Running text of JATS elements: paragraphs, headings, lists and captions, in document order."""
 
+from __future__ import annotations
+
 import re
-from collections import Counter
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from lxml import etree
 
 from data_prep.sources import jats_tags
-from data_prep.sources.jats_citations import (
-    NUMBERED,
-    citation_mark,
-    superscript_without_citations,
-    without_citations,
+from data_prep.sources.jats_formulas import formula_text, shows_twice
+from data_prep.sources.jats_inline import (
+    FLAT,
+    INLINE_HANDLERS,
+    InlineState,
+    nothing,
 )
-from data_prep.sources.jats_formulas import best_alternative, formula_text, shows_twice
-from data_prep.sources.markup import append_text, inline_text, normalised
+from data_prep.sources.jats_references import References
+from data_prep.sources.jats_tables import table_rows
+from data_prep.sources.markup import Markup, append_text, raw_text
 from data_prep.sources.mathml import local_name
-from data_prep.sources.script_characters import superscript
-from data_prep.sources.tex_math import tex_math
+
+if TYPE_CHECKING:
+    from data_prep.source_config import Jats
 
 # Sections that are no running text although they stand in the body.
-_DROPPED_SECTIONS = re.compile(
-    r"acknowledge?ments?|funding|(?:funding|financial) (?:statement|support|information|sources?|disclosure)"
-    r"|references|bibliography|pre-publication history",
+_ACKNOWLEDGEMENTS = re.compile(r"acknowledge?ments?", re.IGNORECASE)
+_FUNDING = re.compile(
+    r"funding|(?:funding|financial) (?:statement|support|information|sources?|disclosure)",
     re.IGNORECASE,
 )
+_DROPPED_SECTIONS = re.compile(
+    r"references|bibliography|pre-publication history|about the authors?", re.IGNORECASE
+)
 _ONLY_PUNCTUATION = re.compile(r"[.,;:)\]]+")
+_SECTIONS = frozenset({"sec", "app", "glossary", "ack"})
+_TITLES = {"ack": "Acknowledgements"}  # of sections that have none of their own
+_LABELLED = ("list-item", "def-item", "fn", "statement")
 
 
-class RunningText:
-    """Collects the text of JATS elements (tags without namespaces) as blocks.
+class RunningText(InlineState):
+    """Collects the text of JATS elements as blocks; tags without namespaces, except formulas'.
 
-    A block is a paragraph, a heading ("# " a level), a list item ("- ") or a caption; `sections`
-    holds the titles whose sections had text, `unknown` counts tags that jats_tags does not name
-    (their content stays).
+    A block is a paragraph, a heading ("# " a level), a list item ("- "), a table's row or a caption;
+    `sections` holds the titles whose sections had text.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, options: Jats, references: References | None = None):
+        super().__init__(options, references)
         self.sections: list[str] = []
-        self.unknown: Counter[str] = Counter()
-        self._blocks: list[str] = []
+        self.blocks: list[str] = []
         self._is_line: list[bool] = []  # per block: an item of a list, no blank line between two
         self._inline: list[str] = []
         self._headings: list[tuple[int, str, str]] = []  # opened and without text so far
         self._level = 0
         self._item: str | None = None  # what begins the next line of the list item at hand
         self._depth = 0  # of lists
-        self._handlers: dict[str, Callable[[etree._Element], None]] = {
-            "sec": self._section,
-            "title": self._title,
-            "subtitle": self._block,
-            "label": self._label,
-            "list": self._list,
-            "list-item": self._list_item,
-            "def-list": self._list,
-            "def-item": self._list_item,
-            "boxed-text": self._boxed_text,
-            "preformat": self._preformatted,
-            "code": self._preformatted,
-            "p": self._paragraph,
-        }
-        self._handlers |= dict.fromkeys(jats_tags.PARAGRAPHS - {"p"}, self._block)
-        self._handlers["disp-formula"] = self._display_formula
-        self._handlers |= dict.fromkeys(jats_tags.CAPTION_ONLY, self._captioned)
-        self._handlers |= dict.fromkeys(jats_tags.CAPTION_GROUPS, self._caption_group)
 
     def add(self, element: etree._Element) -> None:
         """Add the element's content."""
-        self._walk(element)
+        append_text(element, self._inline, BLOCKS, self)
         self._flush()
 
-    @property
-    def blocks(self) -> list[str]:
-        return list(self._blocks)
+    def add_child(self, child: etree._Element) -> None:
+        """Add the element itself, as a walk over its parent would."""
+        handler = BLOCKS[child.tag]
+        if handler is None:
+            append_text(child, self._inline, BLOCKS, self)
+        else:
+            handler(self, child, self._inline)
+        self._flush()
+
+    def add_section(self, title: str, elements: list[etree._Element]) -> None:
+        """Add the elements' content under a heading, which vanishes where they have no text."""
+        self._headings.append((1, title, title))
+        self._level += 1
+        for element in elements:
+            self.add(element)
+        self._headings.clear()
+        self._level -= 1
 
     def __str__(self) -> str:
         """The blocks, a blank line between two of them, none between the items of a list."""
         parts = []
-        for place, (block, is_line) in enumerate(zip(self._blocks, self._is_line, strict=True)):
-            if place:
-                parts.append("\n" if is_line and self._is_line[place - 1] else "\n\n")
+        was_line = False
+        for block, is_line in zip(self.blocks, self._is_line, strict=True):
+            parts.append("\n" if is_line and was_line else "\n\n")
             parts.append(block)
-        return "".join(parts)
-
-    # -- the walk
-
-    def _walk(self, element: etree._Element) -> None:
-        append_text(element, self._inline, self._special)
-
-    def _special(self, child: etree._Element, pieces: list[str]) -> bool:
-        name = local_name(child)
-        if name in jats_tags.DROPPED:
-            return True
-        if handler := self._handlers.get(name):
-            handler(child)
-            return True
-        if name not in jats_tags.KNOWN:
-            self.unknown[name] += 1
-        return self._special_inline(name, child, pieces)
-
-    def _special_inline(self, name: str, child: etree._Element, pieces: list[str]) -> bool:
-        if name == "xref" and child.get("ref-type") == "bibr":
-            pieces.append(citation_mark(inline_text(child)))
-        elif name == "sup":
-            pieces.append(self._superscript(child))
-        elif name == "alternatives":
-            pieces.append(best_alternative(child, self._flat))
-        elif name == "tex-math":
-            pieces.append(tex_math(inline_text(child)))
-        elif name in ("inline-formula", "chem-struct"):
-            pieces.append(
-                formula_text(child, self._flat) or NUMBERED
-            )  # a picture alone leaves no "( , )"
-        elif name == "fn":
-            pieces.append(f" ({inline_text(child, self._flat)})")
-        elif name in ("break", "hr"):
-            pieces.append(" ")
-        else:
-            return False
-        return True
-
-    def _flat(self, child: etree._Element, pieces: list[str]) -> bool:
-        """Like _special, for places where no line can break: blocks become words in the line."""
-        name = local_name(child)
-        if name in jats_tags.DROPPED or name == "label":
-            return True
-        if name in self._handlers:
-            pieces.append(" ")
-            if shows_twice(child):
-                pieces.append(formula_text(child, self._flat))
-            else:
-                append_text(child, pieces, self._flat)
-            pieces.append(" ")
-            return True
-        return self._special_inline(name, child, pieces)
-
-    def _superscript(self, element: etree._Element) -> str:
-        inner: list[str] = []
-        append_text(element, inner, self._flat)
-        left = superscript_without_citations("".join(inner))
-        if left is None:
-            return NUMBERED
-        return left if left.strip() in (",", ";") else superscript(left)
+            was_line = is_line
+        return "".join(parts[1:])
 
     # -- blocks
 
     def _flush(self) -> None:
         """End the line: what was collected becomes a block."""
-        text = without_citations(normalised("".join(self._inline)))
-        self._inline.clear()
-        if not text:
+        if not self._inline:
             return
-        if _ONLY_PUNCTUATION.fullmatch(text) and self._blocks:
+        text = "".join(self._inline)
+        self._inline.clear()
+        if text.isspace() or not (text := self.clean(text)):
+            return
+        if text[0] in ".,;:)]" and self.blocks and _ONLY_PUNCTUATION.fullmatch(text):
             # The full stop after a formula or figure that stands inside a sentence.
-            if self._blocks[-1][-1].isalnum():
-                self._blocks[-1] += text
+            if self.blocks[-1][-1].isalnum():
+                self.blocks[-1] += text
             return
         if self._item is None:
             self._emit(text)
@@ -163,135 +112,166 @@ class RunningText:
             self._item = " " * len(self._item)
 
     def _emit(self, text: str, is_line: bool = False) -> None:
-        for level, heading, title in self._headings:
-            self._blocks.append("#" * level + " " + heading)
-            self._is_line.append(False)
-            self.sections.append(title)
-        self._headings.clear()
-        self._blocks.append(text)
+        if self._headings:
+            for level, heading, title in self._headings:
+                self.blocks.append("#" * level + " " + heading)
+                self._is_line.append(False)
+                self.sections.append(title)
+            self._headings.clear()
+        self.blocks.append(text)
         self._is_line.append(is_line)
 
-    def _block(self, element: etree._Element) -> None:
+    def _block(self, element: etree._Element, pieces: list[str]) -> None:
         self._flush()
-        self._walk(element)
+        append_text(element, pieces, BLOCKS, self)
         self._flush()
 
-    def _display_formula(self, element: etree._Element) -> None:
+    def _display_formula(self, element: etree._Element, pieces: list[str]) -> None:
         self._flush()
         if shows_twice(element):
-            self._inline.append(formula_text(element, self._flat))
+            pieces.append(formula_text(element, FLAT, self))
         else:
-            self._walk(element)
+            append_text(element, pieces, BLOCKS, self)
+        if label := self.line(_child(element, "label")):
+            pieces.append(f" {label}")  # the text refers to it
         self._flush()
 
-    def _paragraph(self, element: etree._Element) -> None:
+    def _paragraph(self, element: etree._Element, pieces: list[str]) -> None:
         if self._item is None:
-            self._block(element)
+            self._block(element, pieces)
         else:  # an item is one line, whatever its number of paragraphs
-            self._inline.append(" ")
-            self._walk(element)
-            self._inline.append(" ")
+            pieces.append(" ")
+            append_text(element, pieces, BLOCKS, self)
+            pieces.append(" ")
 
-    def _preformatted(self, element: etree._Element) -> None:
+    def _preformatted(self, element: etree._Element, pieces: list[str]) -> None:
         self._flush()
-        inner: list[str] = []
-        append_text(element, inner, self._flat)
-        lines = [normalised(line) for line in without_citations("".join(inner)).splitlines()]
+        lines = [self.clean(line) for line in raw_text(element, FLAT, self).splitlines()]
         text = re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip("\n")
         if text:
             self._emit(text)
 
-    def _title(self, element: etree._Element) -> None:
+    def _title(self, element: etree._Element, pieces: list[str]) -> None:
         parent = element.getparent()
-        if parent is None or parent.tag != "sec":  # a section's title is its heading
-            self._block(element)
+        if parent is None or parent.tag not in _SECTIONS:  # theirs is a heading
+            self._block(element, pieces)
 
-    def _label(self, element: etree._Element) -> None:
+    def _label(self, element: etree._Element, pieces: list[str]) -> None:
         parent = element.getparent()
-        if parent is not None and parent.tag in ("list-item", "def-item", "fn", "statement"):
-            self._inline.append(self._line(element) + " ")
+        if parent is not None and parent.tag in _LABELLED:
+            pieces.append(self.line(element) + " ")
 
-    def _section(self, element: etree._Element) -> None:
+    def _section(self, element: etree._Element, pieces: list[str]) -> None:
         self._flush()
-        title = self._line(element.find("title"))
-        if "supplementary-material" in element.get("sec-type", "") or _DROPPED_SECTIONS.fullmatch(
-            title
-        ):
+        title = self.line(_child(element, "title")) or _TITLES.get(element.tag, "")
+        if self._is_dropped(element, title):
             return
         opened = len(self._headings)
         if title:
             self._level += 1
-            heading = f"{self._line(element.find('label'))} {title}".strip()
+            heading = f"{self.line(_child(element, 'label'))} {title}".strip()
             self._headings.append((self._level, heading, title))
-        self._walk(element)
+        append_text(element, pieces, BLOCKS, self)
         self._flush()
         del self._headings[opened:]
         self._level -= bool(title)
 
-    def _list(self, element: etree._Element) -> None:
+    def _is_dropped(self, section: etree._Element, title: str) -> bool:
+        if "supplementary-material" in section.get("sec-type", ""):
+            return True
+        if section.tag == "ack" or _ACKNOWLEDGEMENTS.fullmatch(title):
+            return not self.options.acknowledgements
+        if _FUNDING.fullmatch(title):
+            return not self.options.funding
+        return _DROPPED_SECTIONS.fullmatch(title) is not None
+
+    def _list(self, element: etree._Element, pieces: list[str]) -> None:
         self._flush()
         outer, self._item = self._item, None
         self._depth += 1
-        self._walk(element)
+        append_text(element, pieces, BLOCKS, self)
         self._flush()
         self._depth -= 1
         self._item = outer and " " * len(outer)
 
-    def _list_item(self, element: etree._Element) -> None:
+    def _list_item(self, element: etree._Element, pieces: list[str]) -> None:
         self._flush()
         self._item = "  " * (self._depth - 1) + "- "
         if element.tag == "def-item":
-            terms = [self._line(term) for term in element.findall("term")]
-            self._inline.append(", ".join(term for term in terms if term) + ": ")
+            terms = [self.line(term) for term in element.findall("term")]
+            pieces.append(", ".join(term for term in terms if term) + ": ")
             for definition in element.findall("def"):
-                self._walk(definition)
+                append_text(definition, pieces, BLOCKS, self)
         else:
-            self._walk(element)
+            append_text(element, pieces, BLOCKS, self)
         self._flush()
         self._item = None
 
-    def _boxed_text(self, element: etree._Element) -> None:
+    def _boxed_text(self, element: etree._Element, pieces: list[str]) -> None:
         self._flush()
         outer, self._item = self._item, None
         caption = element.find("caption")
         titles = [element.find("label"), element.find("title")]
         if caption is not None:
             titles.append(caption.find("title"))
-        if title := sentences([self._line(part) for part in titles if part is not None]):
+        if title := sentences([self.line(part) for part in titles if part is not None]):
             self._emit(title)
         for child in element:
-            if local_name(child) == "caption":
+            name = local_name(child)
+            if name == "caption":
                 for paragraph in child.findall("p"):
-                    self._block(paragraph)
-            elif local_name(child) not in ("label", "title"):
-                self._add_child(child)
-        self._flush()
+                    self._block(paragraph, pieces)
+            elif name and name not in ("label", "title"):
+                self.add_child(child)
         self._item = outer and " " * len(outer)
 
-    def _add_child(self, child: etree._Element) -> None:
-        """Add the child itself, as a walk over its parent would."""
-        if local_name(child) and not self._special(child, self._inline):
-            self._walk(child)
+    def _block_alternatives(self, element: etree._Element, pieces: list[str]) -> None:
+        """The first child that is text: the others show the same again."""
+        self._flush()
+        for child in element:
+            if local_name(child) and local_name(child) not in jats_tags.DROPPED:
+                self.add_child(child)
+                return
 
-    # -- captions
+    # -- captions and tables
 
-    def _captioned(self, element: etree._Element) -> None:
+    def _captioned(self, element: etree._Element, pieces: list[str]) -> None:
         self._flush()
         parts = [part for caption in element.findall("caption") for part in caption]
-        captions = [self._line(part) for part in (*parts, *element.findall("p"))]
+        captions = [self.line(part) for part in (*parts, *element.findall("p"))]
         if any(captions):
-            self._emit(sentences([self._line(element.find("label")), *captions]))
+            self._emit(sentences([self.line(element.find("label")), *captions]))
+        if self.options.tables == "rows" and element.tag == "table-wrap":
+            self._rows(element)
+            for note in element.iterfind("table-wrap-foot//fn"):
+                self._emit(" ".join(filter(None, [self.line(note.find("label")), self.line(note)])))
 
-    def _caption_group(self, element: etree._Element) -> None:
-        self._captioned(element)
+    def _table(self, element: etree._Element, pieces: list[str]) -> None:
+        """A table that has no caption."""
+        if self.options.tables == "rows":
+            self._flush()
+            self._rows(element)
+
+    def _rows(self, element: etree._Element) -> None:
+        for table in element.iter("{*}table", "{*}tgroup", "array"):
+            if next(table.iterancestors("{*}td", "{*}th", "{*}entry"), None) is None:
+                for row in table_rows(table, self.line):
+                    self._emit(row, is_line=True)
+
+    def _unknown(self, element: etree._Element, pieces: list[str]) -> None:
+        """A tag that jats_tags does not name: counted, its content stays."""
+        self.unknown[local_name(element)] += 1
+        append_text(element, pieces, BLOCKS, self)
+
+    def _caption_group(self, element: etree._Element, pieces: list[str]) -> None:
+        self._captioned(element, pieces)
         for child in element:
-            if local_name(child) not in ("label", "caption", "title"):
-                self._add_child(child)
-        self._flush()
+            if local_name(child) not in ("label", "caption", "title", ""):
+                self.add_child(child)
 
-    def _line(self, element: etree._Element | None) -> str:
-        """The element's content on one line."""
-        return without_citations(inline_text(element, self._flat))
+
+def _child(element: etree._Element, name: str) -> etree._Element | None:
+    return next(element.iterchildren(name), None)  # several times as fast as find
 
 
 def sentences(parts: list[str]) -> str:
@@ -299,3 +279,37 @@ def sentences(parts: list[str]) -> str:
     filled = [part for part in parts if part]
     ended = [part if part[-1] in ".?!:;" else part + "." for part in filled[:-1]]
     return " ".join(ended + filled[-1:])
+
+
+_Method = Callable[[RunningText, etree._Element, list[str]], None]
+_HANDLERS: dict[str, _Method] = {
+    "title": RunningText._title,
+    "subtitle": RunningText._block,
+    "label": RunningText._label,
+    "list": RunningText._list,
+    "list-item": RunningText._list_item,
+    "def-list": RunningText._list,
+    "def-item": RunningText._list_item,
+    "boxed-text": RunningText._boxed_text,
+    "preformat": RunningText._preformatted,
+    "code": RunningText._preformatted,
+    "block-alternatives": RunningText._block_alternatives,
+}
+
+BLOCKS = Markup(
+    {
+        **dict.fromkeys(jats_tags.INLINE),
+        **INLINE_HANDLERS,
+        **dict.fromkeys(jats_tags.PARAGRAPHS, RunningText._block),
+        "p": RunningText._paragraph,
+        "disp-formula": RunningText._display_formula,
+        **_HANDLERS,
+        **dict.fromkeys(jats_tags.CAPTION_ONLY, RunningText._captioned),
+        **dict.fromkeys(jats_tags.CAPTION_GROUPS, RunningText._caption_group),
+        **dict.fromkeys(jats_tags.TABLES, RunningText._table),
+        **dict.fromkeys(_SECTIONS, RunningText._section),
+        **dict.fromkeys(jats_tags.DROPPED | jats_tags.TABLE_PARTS, nothing),
+    },
+    RunningText._unknown,
+)
+"""The tags where lines may break."""

@@ -17,6 +17,8 @@ _URL = re.compile(
 # "Creative Commons Attribution License (CC BY-NC 4.0)": the letters say more than the name.
 _LETTERS = re.compile(r"\bcc[- ]by((?:[- ](?:nc|sa|nd))+)\b(?:[- ](\d\.\d))?", re.IGNORECASE)
 # Publishers' sentences: "the Creative Commons Attribution Non-Commercial License".
+# PMC's lists: "CC BY-NC 4.0" with blanks for the hyphens.
+_LISTED = re.compile(r"cc by((?: (?:nc|sa|nd))*)(?: (\d\.\d))?")
 _NAME = re.compile(
     r"creative commons\s+(?:cc[- ]?by\s+)?(attribution(?:[-– ]*(?:non[- ]?commercial|share[- ]?alike|no[- ]?deriv\w*))*)"
     r"|creative commons\s+(cc0|zero)",
@@ -37,6 +39,19 @@ def licence_code(front: etree._Element) -> str | None:
             if code := pattern(statement):
                 return code
     return CUSTOM if front.find(".//license") is not None else None
+
+
+def named_licence(text: str) -> str | None:
+    """The code of a licence that a list names: "cc-by-nc" of "CC BY-NC" or of its address; "custom" for any other name."""
+    if code := _code_from_url(text):
+        return code
+    words = re.sub(r"[\s_-]+", " ", text).strip().lower()
+    if not words:
+        return None
+    if words.replace(" ", "").startswith("cc0"):
+        return "cc0"
+    match = _LISTED.fullmatch(words)
+    return _code(match[1], match[2]) if match else CUSTOM
 
 
 def _statements(front: etree._Element) -> Iterator[str]:

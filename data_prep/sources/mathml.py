@@ -2,6 +2,8 @@
 
 import re
 import unicodedata
+from collections.abc import Callable
+from typing import Any
 
 from lxml import etree
 
@@ -22,17 +24,33 @@ _ACCENTS_OVER = {
     "˙": "\u0307", ".": "\u0307", "¨": "\u0308", "→": "\u20d7", "⇀": "\u20d7", "ˇ": "\u030c",
 }  # fmt: skip
 _ACCENTS_UNDER = {"_": "\u0332", "¯": "\u0332", "‾": "\u0332", "ˍ": "\u0332", "―": "\u0332"}
-_NOT_SHOWN = frozenset(
-    ["annotation", "annotation-xml", "mphantom", "none", "mprescripts", "malignmark", "maligngroup"]
-)
+_NOT_SHOWN = (
+    "annotation", "annotation-xml", "mphantom", "none", "mprescripts", "malignmark", "maligngroup", "",
+)  # fmt: skip
 _LOOSE_BRACKET = re.compile(r"(?<=[(\[{])\s+|\s+(?=[)\]},;])")
+_BRACKETS_DEEP = 20  # brackets nested deeper than any formula's are not looked into
 _BRACKETED = re.compile(r"\([^()]*\)|\[[^\[\]]*\]|\{[^{}]*\}")
+
+
+_MAX_TAGS = 1000  # remembered: namespaces are the file's own, so their number has no bound
+
+
+class _LocalNames(dict[Any, str]):
+    """Tags without their namespace; "" for comments, processing instructions and entities."""
+
+    def __missing__(self, tag: Any) -> str:
+        name = tag.rpartition("}")[2] if isinstance(tag, str) else ""
+        if len(self) < _MAX_TAGS:
+            self[tag] = name
+        return name
+
+
+_LOCAL_NAMES = _LocalNames()
 
 
 def local_name(element: etree._Element) -> str:
     """The tag without its namespace; "" for comments, processing instructions and entities."""
-    tag = element.tag
-    return tag.rpartition("}")[2] if isinstance(tag, str) else ""
+    return _LOCAL_NAMES[element.tag]
 
 
 def mathml_text(math: etree._Element) -> str:
@@ -45,25 +63,29 @@ def mathml_text(math: etree._Element) -> str:
     return _LOOSE_BRACKET.sub("", text)
 
 
-def _text(element: etree._Element) -> str:
-    name = local_name(element)
-    if name in _NOT_SHOWN or not name:
-        return ""
-    if name in ("mi", "mn", "mo", "mtext", "ms"):
-        return _token(element)
-    if name == "mspace":
-        return " "
-    if name in ("semantics", "maction"):
-        return _text(element[0]) if len(element) else ""
-    build = _BUILDERS.get(name)
-    if build is None:
-        return _row(element)
-    return build(element, [_text(child) for child in element if local_name(child)])
+def _nothing(element: etree._Element) -> str:
+    return ""
+
+
+def _space(element: etree._Element) -> str:
+    return " "
+
+
+def _first(element: etree._Element) -> str:
+    return next(iter(_texts(element)), "")
+
+
+def _texts(element: etree._Element) -> list[str]:
+    texts = []  # no comprehension: it would be a frame more at every level of nesting
+    for child in element:
+        if name := _LOCAL_NAMES[child.tag]:
+            texts.append(_BUILDERS.get(name, _row)(child))
+    return texts
 
 
 def _token(element: etree._Element) -> str:
-    text = "".join(element.itertext(etree.Element))
-    return without_unseen(text).translate(_INVISIBLE)
+    text = "".join(element.itertext(etree.Element)) if len(element) else element.text or ""
+    return text if text.isascii() else without_unseen(text).translate(_INVISIBLE)
 
 
 def _row(element: etree._Element) -> str:
@@ -71,16 +93,18 @@ def _row(element: etree._Element) -> str:
     row = ""
     after_word = False
     for child in element:
-        name = local_name(child)
-        text = _text(child)
+        name = _LOCAL_NAMES[child.tag]
+        text = _BUILDERS.get(name, _row)(child)
         if not text:
+            continue
+        if name == "mo":
+            row += _operator(text.strip(), row)
+            after_word = False
             continue
         bare = text.strip()
         # "sin x", "a b/c": run together they would read as something else.
         is_word = name == "mfrac" or (name in ("mi", "mtext") and len(bare) > 1 and bare.isalpha())
-        if name == "mo":
-            text = _operator(bare, row)
-        elif (after_word and bare[:1].isalnum()) or (is_word and row[-1:].isalnum()):
+        if (after_word and bare[:1].isalnum()) or (is_word and row[-1:].isalnum()):
             text = " " + text
         row += text
         after_word = is_word
@@ -90,7 +114,7 @@ def _row(element: etree._Element) -> str:
 def _operator(sign: str, before: str) -> str:
     if sign in (",", ";"):
         return sign + " "
-    left = before.rstrip()[-1:]
+    left = before[-8:].rstrip()[-1:]
     is_between = bool(left) and left not in _OPENING and left not in _SPACED and left not in ",;"
     return f" {sign} " if sign in _SPACED and (is_between or sign not in _SIGNS) else sign
 
@@ -98,46 +122,57 @@ def _operator(sign: str, before: str) -> str:
 def _atom(text: str) -> str:
     """`text` in parentheses unless it reads as one thing without them."""
     text = text.strip()
-    outside, changes = text, 1
-    while changes:
+    if " " not in text and "/" not in text:
+        return text
+    outside = text
+    for _ in range(_BRACKETS_DEEP):
         outside, changes = _BRACKETED.subn("", outside)
-    return f"({text})" if any(character in " /" for character in outside) else text
+        if not changes:
+            break
+    return f"({text})" if " " in outside or "/" in outside else text
 
 
 def _child(texts: list[str], place: int) -> str:
     return texts[place].strip() if place < len(texts) else ""
 
 
-def _fraction(element: etree._Element, texts: list[str]) -> str:
+def _fraction(element: etree._Element) -> str:
+    texts = _texts(element)
     return f"{_atom(_child(texts, 0))}/{_atom(_child(texts, 1))}"
 
 
-def _square_root(element: etree._Element, texts: list[str]) -> str:
+def _square_root(element: etree._Element) -> str:
     return "√" + _atom(_row(element))
 
 
-def _root(element: etree._Element, texts: list[str]) -> str:
+def _root(element: etree._Element) -> str:
+    texts = _texts(element)
     return superscript(_child(texts, 1)) + "√" + _atom(_child(texts, 0))
 
 
-def _superscripted(element: etree._Element, texts: list[str]) -> str:
+def _superscripted(element: etree._Element) -> str:
+    texts = _texts(element)
     return _atom(_child(texts, 0)) + superscript(_child(texts, 1))
 
 
-def _subscripted(element: etree._Element, texts: list[str]) -> str:
+def _subscripted(element: etree._Element) -> str:
+    texts = _texts(element)
     return _atom(_child(texts, 0)) + subscript(_child(texts, 1))
 
 
-def _both_scripts(element: etree._Element, texts: list[str]) -> str:
+def _both_scripts(element: etree._Element) -> str:
+    texts = _texts(element)
     return _atom(_child(texts, 0)) + subscript(_child(texts, 1)) + superscript(_child(texts, 2))
 
 
-def _over(element: etree._Element, texts: list[str]) -> str:
+def _over(element: etree._Element) -> str:
+    texts = _texts(element)
     base, sign = _child(texts, 0), _child(texts, 1)
     return _accented(base, sign, _ACCENTS_OVER) or _atom(base) + superscript(sign)
 
 
-def _under(element: etree._Element, texts: list[str]) -> str:
+def _under(element: etree._Element) -> str:
+    texts = _texts(element)
     base, sign = _child(texts, 0), _child(texts, 1)
     return _accented(base, sign, _ACCENTS_UNDER) or _atom(base) + subscript(sign)
 
@@ -150,7 +185,8 @@ def _accented(base: str, sign: str, accents: dict[str, str]) -> str | None:
     return accent and base + accent
 
 
-def _fenced(element: etree._Element, texts: list[str]) -> str:
+def _fenced(element: etree._Element) -> str:
+    texts = _texts(element)
     separators = "".join(element.get("separators", ",").split())
     inner = _child(texts, 0)
     for place in range(1, len(texts)):
@@ -160,8 +196,9 @@ def _fenced(element: etree._Element, texts: list[str]) -> str:
     return element.get("open", "(") + inner + element.get("close", ")")
 
 
-def _table(element: etree._Element, texts: list[str]) -> str:
+def _table(element: etree._Element) -> str:
     """Rows of a matrix or system, apart by semicolons; one that goes on with an operator is no new one."""
+    texts = _texts(element)
     table = ""
     for row in filter(None, (text.strip() for text in texts)):
         goes_on = table[-1:] in _CONTINUING or row[0] in _SPACED
@@ -169,16 +206,21 @@ def _table(element: etree._Element, texts: list[str]) -> str:
     return table
 
 
-def _table_row(element: etree._Element, texts: list[str]) -> str:
+def _table_row(element: etree._Element) -> str:
+    return _cells(_texts(element))
+
+
+def _cells(texts: list[str]) -> str:
     return " ".join(cell for text in texts if (cell := text.strip()))
 
 
-def _labelled_row(element: etree._Element, texts: list[str]) -> str:
-    return _table_row(element, texts[1:])  # the first cell is the equation's number
+def _labelled_row(element: etree._Element) -> str:
+    return _cells(_texts(element)[1:])  # the first cell is the equation's number
 
 
-def _multiscripts(element: etree._Element, texts: list[str]) -> str:
+def _multiscripts(element: etree._Element) -> str:
     """Base, then (sub, super) pairs; after <mprescripts/> the pairs that stand before the base."""
+    texts = _texts(element)
     names = [local_name(child) for child in element if local_name(child)]
     split = names.index("mprescripts") if "mprescripts" in names else len(names)
     return (
@@ -193,7 +235,11 @@ def _script_pairs(texts: list[str]) -> str:
     )
 
 
-_BUILDERS = {
+_BUILDERS: dict[str, Callable[[etree._Element], str]] = {
+    **dict.fromkeys(_NOT_SHOWN, _nothing),
+    **dict.fromkeys(("mi", "mn", "mo", "mtext", "ms"), _token),
+    **dict.fromkeys(("semantics", "maction"), _first),
+    "mspace": _space,
     "mfrac": _fraction,
     "msqrt": _square_root,
     "mroot": _root,

@@ -9,16 +9,21 @@ from __future__ import annotations
 import glob
 import re
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
-from urllib.parse import quote
+from typing import Any, Protocol, TypeVar
+from urllib.parse import quote, urlsplit
+
+from isal import igzip
 
 from data_prep.errors import DataError
 from data_prep.files import digest, write_atomically
 from data_prep.progress import console, progress_bar
+from data_prep.source_config import Source
+from data_prep.sources.compressed import UNREADABLE
 from data_prep.sources.inventory import (
     SUFFIXES,
     HashCache,
@@ -27,7 +32,7 @@ from data_prep.sources.inventory import (
     is_wanted,
     md5_of,
 )
-from data_prep.sources.transfer import CONNECTIONS, BrokenError, Remote, Session, keep
+from data_prep.sources.transfer import CONNECTIONS, BrokenError, Patience, Remote, Session, keep
 
 Rows = list[dict[str, Any]]
 
@@ -56,19 +61,47 @@ class Wanted:
         return self.listed.name
 
 
-File = TypeVar("File", Listed, Wanted)
+class Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+File = TypeVar("File", bound=Named)
 Result = TypeVar("Result")
 
 
-def mirror(
-    session: Session, title: str, urls: Sequence[str], format: str, folder: Path, previous: Rows
+def is_listing(url: str, format: str) -> bool:
+    """Whether an address is that of a directory listing, and not of a file of this format or a pattern."""
+    parts = urlsplit(url)
+    name = parts.path.rpartition("/")[2]
+    is_web = parts.scheme in ("http", "https")
+    return is_web and not is_wanted(name, format) and not any(letter in url for letter in "*?[{")
+
+
+def fetch(
+    title: str, source: Source, folder: Path, previous: Rows, patience: Patience
 ) -> tuple[Rows, set[str]]:
     """Bring `folder/files` up to date; the manifest rows, and the names that were fetched.
 
     `previous` are the rows of the last run. A file that cannot be had has a row with the reason.
     Raises DataError where a listing cannot be read or the disk is too small.
     """
-    listed = list_files(session, urls, format)
+    session = Session(patience)
+    try:
+        return _mirror(session, title, source, folder, previous)
+    finally:
+        session.close()
+
+
+def _mirror(
+    session: Session, title: str, source: Source, folder: Path, previous: Rows
+) -> tuple[Rows, set[str]]:
+    listed = list_files(session, source.url, source.format)
+    if source.format == "pubmed" and (missing := missing_numbers(listed)):
+        numbers = ", ".join(map(str, missing[:5])) + (" …" if len(missing) > 5 else "")
+        console.print(
+            f"{title}: the listings lack the files of number {numbers}; NLM may be writing"
+        )
     files = folder / "files"
     files.mkdir(parents=True, exist_ok=True)
     cache = HashCache(folder / "hashes.jsonl")
@@ -79,9 +112,9 @@ def mirror(
     def compare(file: Listed) -> Wanted | None:
         return _compare(session, file, rows.get(file.name, {}), known.get(file.name))
 
-    compared, failures = _each(session, compare, listed.values())
+    compared, failures = each(session.stop, compare, listed.values())
     wanted = {file.name: file for file in compared if file}
-    _check_space(files, [file.remote.bytes or 0 for file in wanted.values()])
+    check_space(files, [file.remote.bytes or 0 for file in wanted.values()])
     console.print(f"{title}: {len(listed)} files listed, {len(wanted)} to fetch")
 
     with progress_bar() as bar:
@@ -91,7 +124,7 @@ def mirror(
             _fetch(session, file, files, cache, lambda number: bar.advance(task, number))
             return file.name
 
-        fetched, more = _each(session, fetch, wanted.values())
+        fetched, more = each(session.stop, fetch, wanted.values())
     failures |= more
 
     whole = [name for name in listed if name not in failures]
@@ -134,13 +167,20 @@ def current_release(names: Iterable[str]) -> set[str]:
     baseline's README. Names of another kind stay.
     """
     found = {name: _PUBMED_NAME.fullmatch(name) for name in names}
-    # Two digits sort as years until 2099.
-    begun = [match["year"] for match in found.values() if match and int(match["number"]) == 1]
-    return {
-        name
-        for name, match in found.items()
-        if not match or match["year"] >= max(begun, default="")
-    }
+    newest = max(releases(found), default="")  # two digits sort as years until 2099
+    return {name for name, match in found.items() if not match or match["year"] >= newest}
+
+
+def releases(names: Iterable[str]) -> set[str]:
+    """The years, in two digits, of which the first baseline file is among PubMed's names."""
+    found = (_PUBMED_NAME.fullmatch(name) for name in names)
+    return {match["year"] for match in found if match and int(match["number"]) == 1}
+
+
+def missing_numbers(names: Iterable[str]) -> list[int]:
+    """Numbers between the lowest and the highest of PubMed files that no file has."""
+    found = {int(match["number"]) for name in names if (match := _PUBMED_NAME.fullmatch(name))}
+    return sorted(set(range(min(found, default=0), max(found, default=0))) - found)
 
 
 def _compare(
@@ -172,6 +212,8 @@ def _fetch(
 
     def check(path: Path) -> None:
         nonlocal checksum
+        if checksum is None and name.endswith((".gz", ".tgz")):
+            _check_gzip(path)
         found = cache.digests(name, path, with_md5=checksum is not None).md5
         if checksum is None or found == md5_of(checksum):
             return
@@ -189,8 +231,18 @@ def _fetch(
             partial.write_text(checksum)
 
 
-def _each(
-    session: Session, action: Callable[[File], Result], files: Iterable[File]
+def _check_gzip(path: Path) -> None:
+    """Raise BrokenError where a gzip file is cut or damaged: without a checksum nothing else tells."""
+    try:
+        with igzip.open(path, "rb") as stream:
+            while stream.read(1 << 20):
+                pass
+    except UNREADABLE as error:  # type: ignore[misc]
+        raise BrokenError(f"not a whole gzip file ({error})") from error
+
+
+def each(
+    stop: threading.Event, action: Callable[[File], Result], files: Iterable[File]
 ) -> tuple[list[Result], dict[str, str]]:
     """Results of the action for each file, a few at a time, and reasons by name where it failed."""
     results: list[Result] = []
@@ -204,13 +256,13 @@ def _each(
                 except (DataError, OSError) as error:
                     failures[file.name] = str(error)
         except BaseException:
-            session.stop.set()
+            stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return results, failures
 
 
-def _check_space(folder: Path, sizes: Iterable[int]) -> None:
+def check_space(folder: Path, sizes: Iterable[int]) -> None:
     needed, free = sum(sizes), shutil.disk_usage(folder).free
     if needed > free:
         raise DataError(

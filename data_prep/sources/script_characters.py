@@ -1,5 +1,7 @@
 """Superscript and subscript text: Unicode characters where there are any, else ^{…} and _{…}."""
 
+from functools import lru_cache
+
 # The digits, signs and letters that Unicode gives a raised or lowered form ("<super>" and "<sub>"
 # decompositions of the Unicode character database). Hyphens and dashes stand for a minus sign there.
 _SUPERSCRIPTS = dict(
@@ -22,21 +24,34 @@ _SUPERSCRIPTS |= {sign: sign for sign in "°′″‴™®"} | {"∘": "°"}
 # Characters that show nothing: soft hyphen, zero-width space, byte order mark.
 _UNSEEN = ("\u00ad", "\u200b", "\ufeff")
 
+_SHORT = 12  # characters: the few short scripts ("2", "-1", "max") that texts repeat are remembered
+
 
 def without_unseen(text: str) -> str:
     """`text` without soft hyphens and other characters that show nothing."""
-    for character in _UNSEEN:
-        text = text.replace(character, "")
+    if not text.isascii():
+        for character in _UNSEEN:
+            text = text.replace(character, "")
     return text
 
 
 def superscript(text: str) -> str:
     """`text` raised: 10 + superscript("-5") is 10⁻⁵; ^{…} where a character has no raised form."""
-    return _script(text, _SUPERSCRIPTS, "^")
+    return _superscript(text) if len(text) <= _SHORT else _script(text, _SUPERSCRIPTS, "^")
 
 
 def subscript(text: str) -> str:
     """`text` lowered: H + subscript("2") is H₂; _{…} where a character has no lowered form."""
+    return _subscript(text) if len(text) <= _SHORT else _script(text, _SUBSCRIPTS, "_")
+
+
+@lru_cache(4096)
+def _superscript(text: str) -> str:
+    return _script(text, _SUPERSCRIPTS, "^")
+
+
+@lru_cache(4096)
+def _subscript(text: str) -> str:
     return _script(text, _SUBSCRIPTS, "_")
 
 

@@ -4,7 +4,8 @@ import re
 
 # LaTeX's own preamble, which some publishers repeat in every formula.
 _PREAMBLE_LINE = re.compile(
-    r"\\(?:documentclass|usepackage|setlength)(?:\[[^\]]*\])?(?:\{[^}]*\})*"
+    # Bounded: without its closing bracket an option would be sought to the end of the formula each time.
+    r"\\(?:documentclass|usepackage|setlength)(?:\[[^\]]{0,200}\])?(?:\{[^}]{0,200}\})*"
 )
 
 

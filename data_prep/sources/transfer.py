@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -23,7 +23,7 @@ TIMEOUT_S = 60.0  # of silence, not of the whole transfer
 LONGEST_WAIT_S = 900.0  # that a server may ask for; a run that has to wait longer says so and ends
 
 # "Try again later" in RFC 9110 and RFC 6585; any other error stays the same however often one asks.
-_TRANSIENT = {408, 429, 500, 502, 503, 504}
+TRANSIENT = {408, 429, 500, 502, 503, 504}
 
 Result = TypeVar("Result")
 
@@ -38,6 +38,14 @@ class UnwillingError(Exception):
     def __init__(self, status: int, wait: float | None):
         super().__init__(f"the server answers {status}")
         self.wait = wait
+
+
+class RefusedError(DataError):
+    """The server answered that it will not; asking again changes nothing."""
+
+    def __init__(self, message: str, status: int):
+        super().__init__(message)
+        self.status = status
 
 
 class BrokenError(Exception):
@@ -86,9 +94,9 @@ class Session:
         self.stop.set()
         self._client.close()
 
-    def text(self, url: str) -> str:
+    def text(self, url: str, headers: Mapping[str, str] | None = None) -> str:
         """Body of a small text. Raises DataError naming the URL."""
-        return self._insist(url, lambda: self._answer("GET", url)).text
+        return self._insist(url, lambda: self._answer("GET", url, headers)).text
 
     def look(self, url: str) -> Remote:
         """Size and validator of a file. Raises DataError naming the URL."""
@@ -99,13 +107,7 @@ class Session:
     def listing(self, url: str) -> list[str]:
         """Names of the files that a directory listing links to, sorted. Raises DataError."""
         answer = self._insist(url, lambda: self._answer("GET", url.rstrip("/") + "/"))
-        folder = str(answer.url)  # after redirections
-        try:
-            links = html.fromstring(answer.content).xpath("//a/@href")
-        except etree.ParserError:  # no element at all: a listing of no file
-            return []
-        names = {name for link in links if (name := _name_in(folder, urljoin(folder, link)))}
-        return sorted(names)
+        return linked_names(str(answer.url), answer.content)  # the address after redirections
 
     def fetch(
         self,
@@ -154,8 +156,10 @@ class Session:
                     stream.write(chunk)
                     arrived(len(chunk))
 
-    def _answer(self, method: str, url: str) -> httpx2.Response:
-        answer = self._client.request(method, url)
+    def _answer(
+        self, method: str, url: str, headers: Mapping[str, str] | None = None
+    ) -> httpx2.Response:
+        answer = self._client.request(method, url, headers=headers)
         _check_status(answer)
         return answer
 
@@ -192,12 +196,13 @@ def keep(part: Path, target: Path) -> None:
 
 
 def _check_status(answer: httpx2.Response) -> None:
-    if answer.status_code in _TRANSIENT:
+    if answer.status_code in TRANSIENT:
         raise UnwillingError(answer.status_code, retry_after(answer.headers.get("Retry-After")))
     if not answer.is_success:
-        raise DataError(
+        raise RefusedError(
             f"{answer.url}: the server answers {answer.status_code} {answer.reason_phrase}; "
-            "check the URL"
+            "check the URL",
+            answer.status_code,
         )
 
 
@@ -217,6 +222,15 @@ def _validator(headers: httpx2.Headers) -> str | None:
     """What If-Range may carry: a strong ETag, else the date (RFC 9110, section 13.1.5)."""
     etag = headers.get("ETag")
     return etag if etag and not etag.startswith("W/") else headers.get("Last-Modified")
+
+
+def linked_names(folder: str, page: bytes) -> list[str]:
+    """Names of the files directly in `folder` that its listing links to, sorted."""
+    try:
+        links = html.fromstring(page).xpath("//a/@href")
+    except etree.ParserError:  # no element at all: a listing of no file
+        return []
+    return sorted({name for link in links if (name := _name_in(folder, urljoin(folder, link)))})
 
 
 def _name_in(folder: str, url: str) -> str | None:

@@ -5,7 +5,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from gzip import BadGzipFile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from isal import igzip, isal_zlib
 from lxml import etree
@@ -13,7 +13,7 @@ from lxml import etree
 _CHUNK = 1 << 18  # bytes of XML a step: larger ones gain no speed (measured) and hold more elements
 # Nothing outside the file is ever read. libxml2's own limits stay on (depth, amplification by entities):
 # a PubMed file of 174 MB of XML passes them.
-_PARSER_OPTIONS: dict[str, Any] = {
+PARSER_OPTIONS: dict[str, Any] = {
     "load_dtd": False,
     "no_network": True,
     "resolve_entities": False,
@@ -28,9 +28,9 @@ class BrokenXmlError(Exception):
 
 def root_tag(path: Path) -> str | None:
     """The tag of the document element; None where the file does not even begin as XML."""
-    parser = etree.XMLPullParser(events=("start",), **_PARSER_OPTIONS)
+    parser = etree.XMLPullParser(events=("start",), **PARSER_OPTIONS)
     try:
-        for chunk in _chunks(path, 1 << 12):
+        for chunk in xml_chunks(path, 1 << 12):
             parser.feed(chunk)
             for _, element in parser.read_events():
                 return element.tag
@@ -39,24 +39,24 @@ def root_tag(path: Path) -> str | None:
     return None
 
 
-def stream_elements(path: Path, tags: Sequence[str]) -> Iterator[etree._Element]:
+def stream_elements(path: Path | BinaryIO, tags: Sequence[str]) -> Iterator[etree._Element]:
     """Yield each element with one of these tags when it is complete; it is emptied before the next.
 
     `{*}name` stands for a name in any namespace. Raises BrokenXmlError after the last whole element.
     """
-    parser = etree.XMLPullParser(events=("end",), tag=list(tags), **_PARSER_OPTIONS)
-    for chunk in _chunks(path, _CHUNK):
-        fault = _fault_of(parser.feed, chunk)
+    parser = etree.XMLPullParser(events=("end",), tag=list(tags), **PARSER_OPTIONS)
+    for chunk in xml_chunks(path, _CHUNK):
+        fault = fault_of(parser.feed, chunk)
         for _, element in parser.read_events():
             yield element
-            _release(element)
+            release(element)
         if fault:
             raise BrokenXmlError(fault)
-    if fault := _fault_of(parser.close):
+    if fault := fault_of(parser.close):
         raise BrokenXmlError(fault)
 
 
-def _fault_of(step: Any, *arguments: bytes) -> str | None:
+def fault_of(step: Any, *arguments: bytes) -> str | None:
     """Take a parser's step; why it failed, or None. What it finished before is still to be read."""
     try:
         step(*arguments)
@@ -66,10 +66,15 @@ def _fault_of(step: Any, *arguments: bytes) -> str | None:
     return None
 
 
-def _chunks(path: Path, size: int) -> Iterator[bytes]:
-    is_gzip = path.name.endswith(".gz")
+def _opened(source: Path | BinaryIO) -> Any:
+    if not isinstance(source, Path):
+        return source
+    return igzip.open(source, "rb") if source.name.endswith(".gz") else source.open("rb")
+
+
+def xml_chunks(source: Path | BinaryIO, size: int) -> Iterator[bytes]:
     position = 0
-    with igzip.open(path, "rb") if is_gzip else path.open("rb") as stream:
+    with _opened(source) as stream:
         while True:
             try:
                 chunk = stream.read(size)
@@ -83,7 +88,7 @@ def _chunks(path: Path, size: int) -> Iterator[bytes]:
             position += len(chunk)
 
 
-def _release(element: etree._Element) -> None:
+def release(element: etree._Element) -> None:
     """Free the element's content and what stands before it in its parent."""
     element.clear()
     parent = element.getparent()
@@ -100,7 +105,7 @@ def count_tags(path: Path, name: str) -> int:
     is_start = re.compile(rb"(?:[\w.-]+:)?" + name.encode() + rb"[\s>]").match
     count, rest = 0, b""
     try:
-        for chunk in _chunks(path, _CHUNK):
+        for chunk in xml_chunks(path, _CHUNK):
             *pieces, rest = (rest + chunk).split(b"<")
             count += sum(map(bool, map(is_start, pieces)))
     except BrokenXmlError:

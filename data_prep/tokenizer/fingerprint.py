@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import struct
 from collections.abc import Sequence
 
 from data_prep.files import canonical_json
@@ -15,6 +16,8 @@ PROBE = (
     "Ménière's, Sjögren, cafe\u0301. 高血压患者。 заболевание сердца. مرض السكري. ヒト細胞 👩‍⚕️🧬 \x00 end "
 )
 
+_NUMBERS = struct.Struct("<II")
+
 BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 SPACE_PIECE = "▁"
 
@@ -26,7 +29,7 @@ def fingerprint(definition: TokenizerDefinition, probe_ids: Sequence[int]) -> st
     """
     state = hashlib.sha256()
     for index, content in sorted(token_bytes(definition).items()):
-        state.update(index.to_bytes(4, "little") + len(content).to_bytes(4, "little") + content)
+        state.update(_NUMBERS.pack(index, len(content)) + content)
     special = definition.special_tokens()
     roles = {
         "begin": special.get(definition.begin or ""),
@@ -46,7 +49,7 @@ def token_bytes(definition: TokenizerDefinition) -> dict[int, bytes]:
         content.get("decoder"), "ByteLevel"
     )
     byte_fallback = bool(content["model"].get("byte_fallback"))
-    table = {letter: byte for byte, letter in byte_letters().items()}
+    table = _byte_table() if byte_level else {}
     found = {}
     for token, index in definition.vocabulary().items():
         byte_piece = BYTE_PIECE.fullmatch(token) if byte_fallback else None
@@ -54,11 +57,24 @@ def token_bytes(definition: TokenizerDefinition) -> dict[int, bytes]:
             found[index] = token.encode()
         elif byte_piece:
             found[index] = bytes([int(byte_piece[1], 16)])
-        elif byte_level and all(letter in table for letter in token):
-            found[index] = bytes(table[letter] for letter in token)
+        elif table and (content_bytes := _spelt_bytes(token, table)) is not None:
+            found[index] = content_bytes
         else:
             found[index] = token.replace(SPACE_PIECE, " ").encode()
     return found
+
+
+def _byte_table() -> dict[int, int]:
+    """The byte for the code point of every byte's letter; code points that are no letter's go beyond all bytes."""
+    table = {ord(letter): byte for byte, letter in byte_letters().items()}
+    return {code: 0xFFFF for code in range(0x100)} | table
+
+
+def _spelt_bytes(token: str, table: dict[int, int]) -> bytes | None:
+    try:
+        return token.translate(table).encode("latin-1")
+    except UnicodeEncodeError:
+        return None
 
 
 def byte_letters() -> dict[int, str]:

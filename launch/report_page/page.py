@@ -8,6 +8,7 @@ from typing import Any
 import jinja2
 
 from data_prep.card.figures import CorpusFigures
+from data_prep.card.markdown import top
 from launch.report_page import charts
 from launch.report_page.runs import RunFigures
 
@@ -51,6 +52,7 @@ def render_page(
         samples=samples,
         origins=origins,
         charts=charts,
+        top=top,
     )
 
 

@@ -33,7 +33,7 @@ FACTS = json.loads((CORPUS / "facts.json").read_text())
 SETS = ("pmc-train", "pmc-validation", "pubmed-train", "pubmed-validation")
 STAGES = ("extract", "identify", "curate", "tokenizer", "pack", "shards")
 # What may differ between two runs of the same corpus: times of files, and datatrove's own logs.
-OUTSIDE_EQUALITY = ("hashes.jsonl", "run.json", "lock")
+OUTSIDE_EQUALITY = ("hashes.jsonl", "run.json", "config.yaml", "lock")
 KILLS = 3
 
 
@@ -228,6 +228,7 @@ def kept_citations() -> set[int]:
     dropped = [after["pmids_deleted_that_existed"], after["pmids_retracted"], map(int, both)]
     for facts in files:
         dropped += [facts["pmids_not_in_english"], facts["pmids_without_abstract"]]
+        dropped += [facts["pmids_that_are_retraction_notices"], facts["pmids_that_are_errata"]]
     return (there | books) - {pmid for pmids in dropped for pmid in pmids}
 
 
@@ -235,6 +236,7 @@ def test_what_the_rules_keep_is_in_the_sets_and_nothing_else(built: Path) -> Non
     assert ids(built, "pubmed") == sorted(f"pmid:{pmid}" for pmid in kept_citations())
     # PMC99000005 is retracted in PubMed alone, which drops it in both forms.
     withdrawn = set(FACTS["across_sources"]["retracted_in_jats_only"]) | {"PMC99000005.xml"}
+    withdrawn |= {name for name, about in FACTS["jats"].items() if about["is_retraction_notice"]}
     expected = [name for name in FACTS["jats"] if name not in withdrawn]
     assert ids(built, "pmc") == sorted(f"pmcid:{name.removesuffix('.xml')}" for name in expected)
 
@@ -299,6 +301,7 @@ def test_a_broken_file_fails_its_unit_alone_and_is_named_in_the_manifest(tmp_pat
     update = FACTS["pubmed"]["pubmed26n0002.xml"]
     gone = [pmid for pmid, _ in update["deletions"]] + update["pmids_without_abstract"]
     gone += update["pmids_retracted"] + update["pmids_not_in_english"]
+    gone += update["pmids_that_are_retraction_notices"]
     left = {int(pmid) for pmid in update["year_of_journal_issue"]} - set(gone)
     assert ids(tmp_path / "corpus", "pubmed") == sorted(f"pmid:{pmid}" for pmid in left)
 

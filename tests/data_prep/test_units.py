@@ -113,7 +113,7 @@ def test_a_killed_worker_fails_its_unit_and_hangs_nothing(inputs, tmp_path):
     (inputs / "b.txt").write_text("deadly")
     report = run_stage(Upper(inputs, tmp_path / "out"), 2)
     assert report.ran == ["texts/a", "texts/c"]
-    assert "killed?" in report.failed["texts/b"]
+    assert "killed (out of memory?)" in report.failed["texts/b"]
 
 
 def test_a_killed_stage_leaves_nothing_half_and_goes_on(inputs, tmp_path):

@@ -3,14 +3,23 @@ import pytest
 
 from data_prep.curate.identity import IdentifyStage, decisions_file
 from data_prep.executor import run_stage
-from tests.data_prep.curate.extracted import Corpus, citation, deletion, document
+from data_prep.units import finished
+from tests.data_prep.curate.extracted import (
+    Corpus,
+    citation,
+    deletion,
+    document,
+    retraction_of,
+)
+
+TITLE = "Outcomes of a treatment that nobody has tried\n\n" + "An abstract. " * 20
 
 
 def decisions(corpus):
     """Reasons by unit, after the stage has run."""
     stage = IdentifyStage(corpus.config)
     assert not run_stage(stage).failed
-    names = stage.units()[0].inputs
+    names = stage.units()[0].payload["indexes"]
     read = {n: pq.read_table(stage.directory / "all" / decisions_file(n)) for n in names}
     return {name: table["reason"].to_pylist() for name, table in read.items()}
 
@@ -27,11 +36,11 @@ def test_the_newest_revision_of_a_citation_is_kept_and_a_deleted_one_dropped(cor
     }
 
 
-def test_positions_are_those_of_the_documents_in_their_file(corpus):
+def test_every_document_has_a_row_and_deletions_have_none(corpus):
     corpus.extract("pubmed/a", [deletion(8), citation(1), deletion(9), citation(2)])
-    decisions(corpus)
+    assert decisions(corpus) == {"pubmed/a": ["keep", "keep"]}
     path = corpus.output / "identify" / "all" / decisions_file("pubmed/a")
-    assert pq.read_table(path)["position"].to_pylist() == [1, 3]
+    assert pq.read_table(path)["position"].to_pylist() == [0, 1]
 
 
 def test_a_retraction_marked_on_either_side_drops_abstract_and_full_text(corpus):
@@ -89,9 +98,17 @@ def test_a_citation_gives_way_to_its_full_text_by_any_key(corpus):
     assert decisions(corpus)["pubmed/a"] == ["has_full_text"] * 3 + ["keep"]
 
 
-@pytest.mark.parametrize("fault", [{"licence": "cc-by-nc"}, {"language": "fre"}, {"text": "short"}])
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ({"licence": "cc-by-nc"}, "licence"),
+        ({"language": "fre"}, "language"),
+        ({"text": "short"}, "too_short"),
+        ({"notice": True}, "notice"),
+    ],
+)
 def test_a_full_text_that_the_filters_drop_takes_neither_its_abstract_nor_a_copy_along(
-    tmp_path, fault
+    tmp_path, fault, reason
 ):
     corpus = Corpus(tmp_path, licences=["commercial", "nlm-terms"])
     corpus.extract("pubmed/a", [citation(1), citation(2), citation(3)])
@@ -99,7 +116,7 @@ def test_a_full_text_that_the_filters_drop_takes_neither_its_abstract_nor_a_copy
     corpus.extract("pmc/y", [document(pmid=2), document(pmid=3, retracted=True, **fault)])
     assert decisions(corpus) == {
         "pubmed/a": ["keep", "has_full_text", "retracted"],
-        "pmc/x": ["keep", "keep"],  # and dropped by the filters
+        "pmc/x": [reason, reason],
         "pmc/y": ["keep", "retracted"],
     }
 
@@ -111,7 +128,7 @@ def test_of_several_versions_of_a_full_text_the_highest_that_stays_is_kept(corpu
     corpus.extract("pmc/z", [document(pmid=9, version=1), document(pmcid="PMC77", version=10)])
     assert decisions(corpus) == {
         "pmc/x": ["duplicate_id", "keep", "duplicate_id", "keep"],
-        "pmc/y": ["keep", "keep"],  # the first of them to be dropped by the filters
+        "pmc/y": ["too_short", "keep"],
         "pmc/z": ["duplicate_id", "duplicate_id"],
     }
 
@@ -148,6 +165,158 @@ def test_an_id_that_comes_twice_in_a_source_is_kept_once(corpus):
         "books/a": ["keep", "keep"],
         "books/b": ["keep", "duplicate_id"],
         "pmc/x": ["keep"],
+    }
+
+
+def test_of_one_pmid_several_times_in_a_file_the_last_stays_however_large_it_is(corpus):
+    large = 2**31 + 5
+    book = citation(large, kind="book")
+    corpus.extract("pubmed/a", [citation(large), citation(7), book, citation(7, version=2)])
+    corpus.extract("pubmed/b", [deletion(7)])
+    assert decisions(corpus) == {
+        "pubmed/a": ["superseded", "deleted", "keep", "keep"],
+        "pubmed/b": [],
+    }
+
+
+def test_a_citation_set_of_deletions_alone_acts_on_the_files_before_it(corpus):
+    corpus.extract("pubmed/a", [citation(1), citation(2)], (2026, 1))
+    corpus.extract("pubmed/b", [deletion(1)], (2026, 2))
+    corpus.extract("pubmed/c", [citation(1)], (2026, 3))
+    assert decisions(corpus) == {
+        "pubmed/a": ["deleted", "keep"],
+        "pubmed/b": [],
+        "pubmed/c": ["keep"],
+    }
+
+
+def test_a_withdrawn_full_text_is_gone_up_to_its_version_and_gives_its_citation_back(corpus):
+    corpus.extract("pubmed/a", [citation(1, pmcid="PMC1"), citation(2)])
+    texts = [document(pmcid="PMC1"), document(pmcid="PMC2", pmid=2), document(pmcid="PMC3")]
+    corpus.extract("pmc/1", [*texts, document(pmcid="PMC2", version=2)], (2026, 1))
+    gone = [deletion(pmcid="PMC1"), deletion(pmcid="PMC2"), deletion(pmcid="PMC3")]
+    corpus.extract("pmc/2", gone, (2026, 2))
+    corpus.extract("pmc/3", [document(pmcid="PMC3")], (2026, 3))  # and is there again
+    assert decisions(corpus) == {
+        "pubmed/a": ["keep", "keep"],
+        "pmc/1": ["deleted", "deleted", "deleted", "keep"],
+        "pmc/2": [],
+        "pmc/3": ["keep"],
+    }
+
+
+def test_of_equal_versions_the_one_of_the_later_file_stays(corpus):
+    corpus.extract("pmc/9", [document(pmcid="PMC1"), document(pmcid="PMC2", version=2)], (2026, 1))
+    corpus.extract("pmc/1", [document(pmcid="PMC1"), document(pmcid="PMC2")], (2026, 2))
+    assert decisions(corpus) == {
+        "pmc/1": ["keep", "duplicate_id"],
+        "pmc/9": ["duplicate_id", "keep"],
+    }
+
+
+def test_pmc_is_preferred_to_s2orc_and_any_body_to_none(corpus):
+    corpus.extract(
+        "papers/a",
+        [
+            document(pmid=1, version=9),
+            document(pmid=2),
+            document(doi="10.1000/3"),
+            document(pmid=4),
+        ],
+    )
+    corpus.extract("pmc/x", [document(pmid=1), document(pmid=2, kind="citation")])
+    corpus.extract("books/b", [document(doi="10.1000/3")])
+    assert decisions(corpus) == {
+        "papers/a": ["duplicate_id", "keep", "keep", "keep"],
+        "pmc/x": ["keep", "duplicate_id"],
+        "books/b": ["duplicate_id"],
+    }
+
+
+def test_a_notice_retracts_articles_that_do_not_say_so_themselves(corpus):
+    corpus.extract(
+        "pubmed/a", [citation(1), citation(2, doi="10.1000/b"), citation(3), citation(4)], (26, 1)
+    )
+    notices = [citation(10, **retraction_of(1, 2)), citation(11, **retraction_of(3))]
+    corpus.extract("pubmed/b", [*notices, deletion(11)], (26, 2))
+    corpus.extract("pmc/x", [document(doi="10.1000/B"), document(**retraction_of(4, None))])
+    assert decisions(corpus) == {
+        "pubmed/a": ["retracted", "retracted", "keep", "retracted"],
+        "pubmed/b": ["notice", "deleted"],
+        "pmc/x": ["retracted", "notice"],
+    }
+
+
+def test_only_a_notice_s_link_retracts(corpus):
+    links = [{"type": "RetractionOf", "pmid": 1}, {"type": "ErratumFor", "pmid": 2}]
+    corpus.extract("pubmed/a", [citation(1), citation(2), citation(3, links=links)])
+    corpus.extract("pubmed/b", [citation(4, notice=True, links=links[1:])])
+    assert decisions(corpus) == {"pubmed/a": ["keep"] * 3, "pubmed/b": ["notice"]}
+
+
+def test_notices_are_kept_when_the_config_says_so(tmp_path):
+    corpus = Corpus(tmp_path, drop_notices=False)
+    corpus.extract("pubmed/a", [citation(1), citation(2, **retraction_of(1))])
+    assert decisions(corpus) == {"pubmed/a": ["retracted", "keep"]}
+
+
+def test_a_citation_gives_way_to_the_one_full_text_of_its_title(corpus):
+    said = {
+        "year": 2020,
+        "text": TITLE.replace("Outcomes of", "OUTCOMES - of").replace("d\n", "d.\n"),
+    }
+    corpus.extract("pmc/x", [document(text=TITLE, doi="10.1000/x", year=2021)])
+    corpus.extract(
+        "pubmed/a",
+        [
+            citation(1, **said),
+            citation(2, **said | {"doi": "10.1000/y"}),
+            citation(3, **said | {"year": 2019}),
+            citation(4, **said | {"year": None}),
+            citation(5, **said | {"text": "Editorial\n\n" + "Words. " * 30}),
+        ],
+    )
+    assert decisions(corpus) == {"pmc/x": ["keep"], "pubmed/a": ["same_title"] + ["keep"] * 4}
+
+
+def test_a_title_is_no_proof_when_several_full_texts_have_it(corpus):
+    corpus.extract("pmc/x", [document(text=TITLE, id=f"text:{n}") for n in range(2)])
+    corpus.extract("pubmed/a", [citation(1, text=TITLE)])
+    assert decisions(corpus)["pubmed/a"] == ["keep"]
+
+
+def test_a_full_text_whose_citation_is_known_has_no_other_by_its_title(corpus):
+    corpus.extract("pmc/x", [document(text=TITLE, doi="10.1000/x")])
+    corpus.extract("pubmed/a", [citation(1, doi="10.1000/X"), citation(2, text=TITLE)])
+    assert decisions(corpus)["pubmed/a"] == ["has_full_text", "keep"]
+
+
+def test_a_retraction_is_shared_by_title_too(corpus):
+    corpus.extract("pmc/x", [document(text=TITLE, id="text:x")])
+    corpus.extract("pubmed/a", [citation(1, text=TITLE, retracted=True)])
+    assert decisions(corpus) == {"pmc/x": ["retracted"], "pubmed/a": ["retracted"]}
+
+
+def test_titles_are_not_compared_when_the_config_says_so(tmp_path):
+    corpus = Corpus(tmp_path, same_title=False)
+    corpus.extract("pmc/x", [document(text=TITLE, id="text:x")])
+    corpus.extract("pubmed/a", [citation(1, text=TITLE)])
+    assert decisions(corpus)["pubmed/a"] == ["keep"]
+
+
+def test_counts_are_by_source_and_reason(corpus):
+    corpus.extract("pubmed/a", [citation(1), citation(2, text="A title"), deletion(3)])
+    corpus.extract("pubmed/b", [citation(4, licence="cc0")])
+    corpus.extract("pmc/x", [document(pmid=1)])
+    assert not run_stage(IdentifyStage(corpus.config)).failed
+    (result,) = finished(corpus.output / "identify")
+    counted = {
+        source: {reason: number for reason, number in reasons.items() if number}
+        for source, reasons in result.counts.items()
+    }
+    assert counted == {
+        "pubmed": {"keep": 1, "has_full_text": 1, "no_abstract": 1},
+        "pmc": {"keep": 1},
     }
 
 

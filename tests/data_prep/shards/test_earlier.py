@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
-from data_prep.config import CorpusConfig
+from data_prep.config import CorpusConfig, Decontaminate
 from data_prep.config_file import validate
 from data_prep.curate.identity import IdentifyStage
 from data_prep.errors import DataError
 from data_prep.executor import run_stage
 from data_prep.shards.build import PackStage, ShardSetStage
+from data_prep.shards.earlier import curation_settings
 from data_prep.shards.reader import ShardSet
 from data_prep.sources.download import download
 from data_prep.sources.transfer import Patience
@@ -71,18 +72,29 @@ def test_units_curated_by_other_settings_are_not_packed(
     tmp_path: Path, config: Callable[..., CorpusConfig]
 ) -> None:
     settings = config(tmp_path)
+    run_stage(Decided(settings))
     run_all(settings)
     manifest = ShardSet(tmp_path / "shards" / "words-train").manifest
     assert manifest.settings["curate"] == {
         name: sorted(value) if isinstance(value, list) else value
         for name, value in settings.curate.model_dump(mode="json").items()
-    }
-    changed = with_curate(settings, min_characters=7)
-    for stage in (PackStage(changed), ShardSetStage(changed)):
-        with pytest.raises(DataError, match=r"\(min_characters\); run the stage curate"):
-            run_stage(stage)
-    # Whether retracted articles stay is decided before, in the stage identify.
-    run_stage(Decided(settings))
-    changed = with_curate(settings, drop_retracted=False)
-    with pytest.raises(DataError, match=r"\(drop_retracted\); run the stage curate"):
-        run_stage(PackStage(changed))
+    } | {"since": False}
+    # All but the split is decided before, in the stage identify.
+    for change in ({"min_characters": 7}, {"drop_retracted": False}, {"validation_fraction": 0.5}):
+        changed = with_curate(settings, **change)
+        (name,) = change
+        for stage in (PackStage(changed), ShardSetStage(changed)):
+            with pytest.raises(DataError, match=rf"\({name}\); run the stage curate"):
+                run_stage(stage)
+
+
+def test_a_benchmark_is_named_in_a_set_and_not_located(
+    tmp_path: Path, config: Callable[..., CorpusConfig]
+) -> None:
+    values = {"benchmarks": [{"name": "exam", "path": str(tmp_path / "q.jsonl"), "fields": ["q"]}]}
+    settings = with_curate(
+        config(tmp_path), decontaminate=validate(Decontaminate, values, "test"), since=tmp_path
+    )
+    curation = curation_settings(settings)
+    assert curation["decontaminate"]["benchmarks"] == [{"name": "exam", "fields": ["q"]}]
+    assert str(tmp_path) not in str(curation)

@@ -11,7 +11,7 @@ import pytest
 
 from data_prep.errors import DataError
 from data_prep.shards.schema import ShardFormat
-from data_prep.shards.writer import EncodedDocument, ShardWriter
+from data_prep.shards.writer import EncodedBatch, EncodedDocument, ShardWriter
 from tests.data_prep.shards.encoded import encoded_documents, rebuilt
 
 Form = Callable[..., ShardFormat]
@@ -141,3 +141,33 @@ def test_a_mask_of_another_length_is_refused(tmp_path: Path, form: Form) -> None
     document = EncodedDocument("a", np.array([1]), "words", 1, {}, np.array([True, False]))
     with pytest.raises(DataError, match="2 loss mask values for 1 tokens"):
         write(tmp_path, [document], form(has_loss_mask=True))
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("together", [2, 17, 90])
+def test_the_bytes_do_not_depend_on_how_many_documents_come_at_once(
+    tmp_path: Path, form: Form, together: int, masked: bool
+) -> None:
+    documents = encoded_documents(90, masked=masked)
+    wanted = form(has_loss_mask=masked)
+    shard, listed, counts = write(tmp_path / "one by one", documents, wanted)
+    (tmp_path / "together").mkdir()
+    other = [tmp_path / "together" / path.name for path in (shard, listed)]
+    with ShardWriter(other[0], other[1], wanted, 16) as writer:
+        for begin in range(0, 90, together):
+            writer.add_batch(EncodedBatch.of(documents[begin : begin + together]))
+    assert [path.read_bytes() for path in other] == [path.read_bytes() for path in (shard, listed)]
+    assert writer.counts == counts
+
+
+def test_of_documents_at_once_the_one_that_does_not_fit_is_named(
+    tmp_path: Path, form: Form
+) -> None:
+    documents = [EncodedDocument(name, np.array([1, 2]), "words", 1) for name in "abc"]
+    documents[1] = replace(documents[1], tokens=np.array([5, 300]))
+    shard = ShardWriter(tmp_path / "a.parquet", tmp_path / "b.parquet", form(), 16)
+    with pytest.raises(DataError, match="document b: token id 300"):
+        shard.add_batch(EncodedBatch.of(documents))
+    documents[2] = replace(documents[2], loss_mask=np.array([True, False]))
+    with pytest.raises(DataError, match="document a: no loss mask, and others"):
+        EncodedBatch.of(documents)

@@ -67,7 +67,7 @@ def _handler(server):
             fault = faults.pop(0) if body and faults else (None,)
             if fault[0] == "status":
                 return self.send(fault[1], b"", fault[2], body)
-            if self.path.endswith("/"):
+            if self.path.endswith("/") and fault[0] != "content":
                 return self.send(200, self.page(), {"Content-Type": "text/html"}, body)
             content = fault[1] if fault[0] == "content" else server.files.get(self.path)
             if content is None:

@@ -1,8 +1,10 @@
 """Small JATS articles for tests."""
 
 import gzip
+from collections import Counter
 
-from data_prep.sources.jats import read_articles
+from data_prep.source_config import Jats
+from data_prep.sources.jats import Article, extract_articles, read_articles
 
 NAMESPACES = (
     'xmlns:xlink="http://www.w3.org/1999/xlink" xmlns:mml="http://www.w3.org/1998/Math/MathML" '
@@ -32,3 +34,12 @@ def read_one(tmp_path, *args, **parts):
     """The document that an article made of these parts gives."""
     (document,) = read_articles(put(tmp_path, article(*args, **parts)))
     return document
+
+
+def extract_one(tmp_path, *args, options=None, tally=None, **parts):
+    """The document of such an article, read with options; what was met is counted in `tally`."""
+    path = put(tmp_path, article(*args, **parts))
+    tally = Counter() if tally is None else tally
+    (extracted,) = extract_articles(path, options=options or Jats(), tally=tally)
+    assert isinstance(extracted, Article)
+    return extracted.document

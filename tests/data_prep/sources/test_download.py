@@ -1,3 +1,4 @@
+import gzip
 import hashlib
 import threading
 import time
@@ -17,7 +18,8 @@ QUICK = Patience(attempts=3, first_s=0.01, longest_s=0.05)
 
 
 def content(seed, size=300_000):
-    return hashlib.shake_128(str(seed).encode()).digest(size)
+    """A gzip file of about this size."""
+    return gzip.compress(hashlib.shake_128(str(seed).encode()).digest(size), 0, mtime=0)
 
 
 @pytest.fixture
@@ -188,6 +190,22 @@ def test_without_checksums_a_changed_etag_is_a_changed_file(server, config):
     server.publish(f"{BASE}/pubmed26n0003.xml.gz", content("changed"), md5=False)
     assert run(config).ran == [unit(3)]
     assert stored(config) == published(server)
+
+
+def test_without_a_checksum_a_gzip_file_that_is_cut_or_damaged_is_fetched_again(server, config):
+    path = f"{BASE}/pubmed26n0001.xml.gz"
+    del server.files[f"{path}.md5"]
+    server.faults[path] = [("content", content(1)[:-5]), ("content", b"<html>busy</html>")]
+    assert not run(config).failed
+    assert stored(config) == published(server)
+    server.publish(path, content(1)[:1000], md5=False)
+    assert "not a whole gzip file" in run(config).failed[unit(1)]
+
+
+def test_numbers_that_no_listing_has_are_told(server, config, capfd):
+    del server.files[f"{BASE}/pubmed26n0002.xml.gz"]
+    run(config)
+    assert "lack the files of number 2;" in capfd.readouterr().err
 
 
 def test_without_checksum_etag_and_date_nothing_is_resumed_but_the_file_arrives(server, config):

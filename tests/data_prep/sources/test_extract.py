@@ -7,14 +7,17 @@ from pathlib import Path
 import orjson
 import pyarrow.parquet as pq
 import pytest
+import xxhash
 import zstandard
 
 from data_prep.config import CorpusConfig
 from data_prep.documents import Reject, read_documents
 from data_prep.errors import DataError
 from data_prep.executor import run_stage
+from data_prep.source_config import Source
 from data_prep.sources.download import download
 from data_prep.sources.extract import ExtractStage
+from data_prep.sources.extract_index import INDEX_SCHEMA, title_hash
 from data_prep.sources.extract_units import nlm_order, units_of
 from data_prep.sources.inventory import InventoryFile
 from data_prep.sources.text import read_texts
@@ -100,17 +103,38 @@ def test_a_pubmed_file_becomes_documents_rejects_and_an_index(tmp_path, raw):
     assert counts["languages"] == {"eng": 3}
     assert counts["reject_reasons"] == {"no citation": 1}
 
-    rows = pq.read_table(second.folder / "index.parquet").to_pylist()
-    common = {"pmcid": None, "doi": None, "retracted": False, "file_year": 2026, "file_number": 2}
-    (length,) = [len(d["text"]) for d in read_documents(second.folder / "documents.jsonl.zst")]
-    assert rows == [
-        {"position": 0, "kind": "document", "pmid": 1, "version": 2, "id": "pmid:1"}
-        | common
-        | {"language": "eng", "licence": "nlm-terms", "characters": length},
-        {"position": -1, "kind": "deletion", "pmid": 3, "version": 1, "id": None}
-        | common
-        | {"language": None, "licence": None, "characters": None},
-    ]
+    assert counts["with_title"] == counts["with_pmid"] == 3
+    assert counts["with_year"] == 0
+
+    (added,) = read_documents(second.folder / "documents.jsonl.zst")
+    table = pq.read_table(second.folder / "index.parquet")
+    assert table.schema.equals(INDEX_SCHEMA)
+    document, deletion = table.to_pylist()
+    known = {"pmid": 1, "version": 2, "language": "eng", "licence": "nlm-terms", "abstract": True}
+    assert document == dict.fromkeys(INDEX_SCHEMA.names) | known | {
+        "position": 0,
+        "kind": "document",
+        "id": "pmid:1",
+        "retracted": False,
+        "notice": False,
+        "file_year": 2026,
+        "file_number": 2,
+        "characters": len(added["text"]),
+        "record": "citation",
+        "publication_types": [],
+        "retracts": [],
+        "title_hash": 0,  # too short to tell articles apart
+        "text_hash": xxhash.xxh3_64_intdigest(added["text"].encode()) - 2**63,
+    }
+    assert deletion == dict.fromkeys(INDEX_SCHEMA.names) | {
+        "position": -1,
+        "kind": "deletion",
+        "pmid": 3,
+        "version": 1,
+        "retracted": False,
+        "file_year": 2026,
+        "file_number": 2,
+    }
 
 
 def test_an_abstract_without_title_is_counted_as_one(tmp_path, raw):
@@ -124,16 +148,46 @@ def test_an_abstract_without_title_is_counted_as_one(tmp_path, raw):
     assert [d["metadata"]["abstract"] for d in documents] == [True, False]
 
 
-def test_the_index_has_the_types_that_later_stages_read(tmp_path, raw):
-    raw({"a/x.txt": b"Text."})
+@pytest.mark.parametrize(
+    "title",
+    [
+        "Plain ASCII title of a study, with 12 letters",
+        "ΑΣ weiße Straße: größer als Δψ in ΜΥΕΛΌΣ",
+        "高" * 30,
+    ],
+)
+def test_titles_hash_by_their_letters_and_digits_alone(title):
+    letters = "".join(letter for letter in title.casefold() if letter.isalnum())
+    expected = xxhash.xxh3_64_intdigest(letters.encode()) - 2**63 if len(letters) >= 30 else 0
+    assert title_hash(title) == title_hash(f" {title.upper()}!\t") == expected
+
+
+def test_what_a_reader_met_and_odd_rejects_are_counted_within_bounds(tmp_path, raw):
+    lines = b"".join(b'{"text": "Some text.", "id": %d}\n' % number for number in range(1100))
+    raw({"a/x.jsonl": lines + b"[" + b"9" * 5000 + b"]\n" + lines[:32]})
     stage = stage_of(tmp_path, a="text")
-    run_stage(stage)
-    schema = pq.read_schema(results(stage)["a/x"].folder / "index.parquet")
-    assert [f"{field.name} {field.type}" for field in schema] == [
-        "position int64", "kind string", "pmid int64", "version int32", "pmcid string", "doi string",
-        "id string", "retracted bool", "file_year int32", "file_number int32",
-        "language string", "licence string", "characters int64",
-    ]  # fmt: skip
+    assert not run_stage(stage).failed
+    (result,) = results(stage).values()
+    (reject,) = read_documents(result.folder / "rejects.jsonl.zst")
+    assert len(reject["reason"]) <= 1000
+    positions = pq.read_table(result.folder / "index.parquet")["position"].to_pylist()
+    assert positions == list(range(1101))
+    assert result.counts["documents"] == 1101
+
+
+def test_settings_that_make_documents_what_they_are_make_them_anew(tmp_path, raw):
+    raw({"a/x.txt": b"Text."})
+
+    def ran(**settings):
+        stage = stage_of(tmp_path, a="text")
+        source = stage._config.sources["a"].model_copy(update=settings)
+        config = stage._config.model_copy(update={"sources": {"a": source}})
+        return run_stage(ExtractStage(config)).ran
+
+    assert ran() == ["a/x"]
+    assert ran(coverage_tolerance=0.5) == []
+    assert ran(language="ger") == ["a/x"]
+    assert ran(language="ger", max_article_bytes=10_000) == ["a/x"]
 
 
 def test_a_broken_file_fails_its_unit_alone_and_is_named(tmp_path, raw):
@@ -170,11 +224,12 @@ def inventory(names):
     return [InventoryFile(name, Path(name), 1, name) for name in names]
 
 
+JATS = Source(format="jats", path=Path("pmc"))
 NAMES = [f"PMC{n:06d}/a.xml" for n in range(0, 30_000, 2)]
 
 
 def test_jats_files_go_in_batches_of_some_five_hundred_each_file_in_one():
-    units = units_of("pmc", "jats", inventory(reversed(NAMES)))
+    units = units_of("pmc", JATS, inventory(reversed(NAMES)))
     assert sorted(name for unit in units for name in unit.inputs) == NAMES
     assert all(list(unit.inputs) == sorted(unit.inputs) for unit in units)
     assert len({unit.name for unit in units}) == len(units)
@@ -187,7 +242,7 @@ def test_jats_files_go_in_batches_of_some_five_hundred_each_file_in_one():
 def test_one_more_jats_file_changes_two_batches_at_most(number):
     def made(names):
         return {
-            (unit.name, *unit.inputs.items()) for unit in units_of("pmc", "jats", inventory(names))
+            (unit.name, *unit.inputs.items()) for unit in units_of("pmc", JATS, inventory(names))
         }
 
     before = made(NAMES)
@@ -199,7 +254,7 @@ def test_a_batch_holds_two_thousand_files_where_no_name_ends_it():
         return int(hashlib.sha256(name.encode()).hexdigest(), 16) % 500 == 0
 
     names = [name for name in (f"{n:05d}.xml" for n in range(5000)) if not ends(name)][:4001]
-    sizes = {len(unit.inputs) for unit in units_of("pmc", "jats", inventory(names))}
+    sizes = {len(unit.inputs) for unit in units_of("pmc", JATS, inventory(names))}
     assert sizes == {2000, 1}
 
 
@@ -215,7 +270,7 @@ def test_a_malformed_article_is_rejected_and_the_batch_goes_on(tmp_path, raw):
     assert reject["place"] == "d/2.xml"
     counts = result.counts
     assert counts["reject_reasons"] == {"malformed XML": 1}
-    assert counts["unknown_tags"] == {"new": 1}
+    assert counts["met"] == {"unknown tag new": 1}
     body = counts["body"]
     assert (body["articles"], body["kept"], body["characters"]) == (2, 8, 12)
     assert body["share_percentiles"]["0"] == 0.6

@@ -2,7 +2,6 @@
 
 import pytest
 
-from data_prep.sources import jats_tags
 from data_prep.sources.jats_citations import citation_mark, without_citations
 from tests.data_prep.sources.jats_articles import read_one
 
@@ -124,7 +123,7 @@ def test_the_abstract_is_the_first_ordinary_one(tmp_path, abstracts, expected):
         ("<p>a<disp-quote><p>quoted</p></disp-quote>b</p>", "a\n\nquoted\n\nb"),
         (
             "<p>Thus <disp-formula><label>(1)</label><tex-math>E=mc^2</tex-math></disp-formula>.</p><p>So</p>",
-            "Thus\n\n$E=mc^2$\n\nSo",
+            "Thus\n\n$E=mc^2$ (1)\n\nSo",
         ),
         (
             "<p>Thus <disp-formula><mml:math><mml:mi>x</mml:mi></mml:math><tex-math>x</tex-math></disp-formula>.</p>",
@@ -264,5 +263,59 @@ def test_a_formula_appears_once_and_without_its_preamble(tmp_path, content, expe
     assert paragraph(tmp_path, f"a {content} b") == expected
 
 
-def test_every_tag_is_in_exactly_one_set():
-    assert sum(map(len, jats_tags.ALL_SETS)) == len(jats_tags.KNOWN)
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("10<sup>5</sup> cells, 10<sup>-3</sup> M", "10⁵ cells, 10⁻³ M"),
+        ("1.73 m<sup>2</sup>, 10<italic><sup>n</sup></italic>", "1.73 m², 10ⁿ"),
+        ("<sup>14</sup>C and H<sub>2</sub>O", "¹⁴C and H₂O"),
+        ("4002.e26", "4002.e26"),
+        ("P&lt;0.001 and x > 3", "P<0.001 and x > 3"),
+        ("co­ope​ration", "cooperation"),
+        ("P &amp;lt; 0.05, A&amp;amp;B, A&amp;amp;amp;B", "P < 0.05, A&B, A&B"),
+        ("5 g and  a point", "5 �g and � a point"),
+        ("a<private-char><glyph-data>0001110</glyph-data></private-char>b", "ab"),
+        ("a<private-char name='x'><inline-graphic/></private-char>b", "ab"),
+        ("a b c\n  d", "a b c d"),
+        ("a<inline-formula><tex-math>x</tex-math></inline-formula>b", "a$x$b"),
+    ],
+)  # fmt: skip
+def test_signs_and_numbers_mean_what_they_meant(tmp_path, content, expected):
+    assert paragraph(tmp_path, content) == expected
+
+
+def test_footnotes_stand_where_the_text_refers_to_them_first(tmp_path):
+    document = read_one(
+        tmp_path,
+        "<p>One<xref ref-type='fn' rid='n1'>1</xref> and two<sup><xref ref-type='fn' rid='n2'>2</xref></sup>, "
+        "again<sup><xref ref-type='fn' rid='n1'>1</xref></sup>; x<sup>2,<xref ref-type='fn' rid='n3'>3</xref></sup>.</p>",
+        after="""<back><fn-group><fn id="n1"><label>1</label><p>First <bold>note</bold>.</p></fn>
+        <fn id="n2"><p>A<sup>2</sup> [see <xref ref-type="bibr">3</xref>].</p></fn>
+        <fn id="n3"><p>Third, see <xref ref-type="fn" rid="n1">1</xref>.</p></fn>
+        <fn><p>Nobody refers to this one.</p></fn></fn-group></back>""",
+    )
+    assert (
+        document["text"].partition("\n\n")[2]
+        == "One (First note.) and two (A².), again¹; x² (Third, see 1.)."
+    )
+
+
+def test_appendices_and_abbreviations_of_the_back_matter_stay(tmp_path):
+    document = read_one(
+        tmp_path,
+        "<sec><title>End</title><p>Body.</p></sec>",
+        after="""<back><ack><p>Thanks.</p></ack><app-group><app><title>Appendix 1</title><p>Proof.</p>
+        <sec><title>Part</title><p>More.</p></sec></app></app-group>
+        <glossary><title>Abbreviations</title><def-list><def-item><term>AC</term><def><p>anchor cell</p></def>
+        </def-item></def-list></glossary><bio><p>She lives.</p></bio></back>""",
+    )
+    assert document["text"].split("\n\n")[1:] == [
+        "# End", "Body.", "# Appendix 1", "Proof.", "## Part", "More.", "# Abbreviations", "- AC: anchor cell",
+    ]  # fmt: skip
+    assert document["metadata"]["sections"] == ["End", "Appendix 1", "Part", "Abbreviations"]
+
+
+def test_of_alternative_blocks_the_first_readable_one_is_taken(tmp_path):
+    body = """<block-alternatives><graphic/><boxed-text><p>As text.</p></boxed-text>
+    <fig><caption><p>As a picture.</p></caption></fig></block-alternatives>"""
+    assert body_of(tmp_path, body) == "As text."

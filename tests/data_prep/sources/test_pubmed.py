@@ -1,10 +1,13 @@
 """PubMed citations: what becomes of each element."""
 
+from collections import Counter
+
 import pytest
 
 from data_prep.documents import Deletion, Reject, empty_metadata
-from data_prep.sources.pubmed import read_citations, without_brackets
-from tests.data_prep.sources.pubmed_files import citation, put
+from data_prep.sources.pubmed import parse_citations, read_citations
+from data_prep.sources.pubmed_record import without_brackets
+from tests.data_prep.sources.pubmed_files import LINKS, MESH, citation, nlm_record, put
 
 
 def read_one(tmp_path, **parts):
@@ -32,6 +35,7 @@ def test_a_citation_becomes_title_blank_line_abstract_and_all_metadata(tmp_path)
             "language": "fre",
             "publication_types": ["Review"],
             "licence": "nlm-terms",
+            "kind": "citation",
             "abstract": True,
         },
     }
@@ -195,6 +199,7 @@ def test_book_articles_are_documents_and_books_can_be_deleted(tmp_path):
         "publication_types": ["Review"],
         "abstract": True,
         "licence": "nlm-terms",
+        "kind": "book",
     }
     assert whole["text"] == "GeneReviews\n\nCLINICAL: Text."
     assert deletion == Deletion(9, 1)
@@ -219,3 +224,140 @@ def test_comments_cdata_and_instructions_do_no_harm(tmp_path):
         abstract="<!-- b --><Abstract><!-- c --><AbstractText>One<!-- d --> two.</AbstractText></Abstract>",
     )
     assert document["text"] == "A title with <this> & that.\n\nOne two."
+
+
+# -- MeSH, links, languages and other abstracts: read from the characters, and the same by lxml
+
+
+def read_both(tmp_path, *records):
+    """The documents of records in NLM's form, and the tally."""
+    path, tally, by_lxml = put(tmp_path, *records), Counter(), Counter()
+    documents = list(read_citations(path, tally))
+    assert documents == list(parse_citations(path, by_lxml))
+    assert +tally == +by_lxml
+    return documents, +tally
+
+
+def test_mesh_headings_are_descriptors_with_each_of_their_qualifiers(tmp_path):
+    (document,), _ = read_both(tmp_path, nlm_record())
+    assert document["metadata"]["mesh"] == [
+        "Animals",
+        "Neoplasms/drug therapy",
+        "Neoplasms/genetics",
+    ]
+    assert document["metadata"]["kind"] == "citation"
+    (document,), _ = read_both(tmp_path, nlm_record(mesh=""))
+    assert document["metadata"]["mesh"] == []
+
+
+def test_links_to_other_articles_keep_their_kind_and_mark_the_retracted(tmp_path):
+    (document,), _ = read_both(tmp_path, nlm_record(links=LINKS))
+    assert document["metadata"]["links"] == [
+        {"type": "RetractionIn", "pmid": 41},
+        {"type": "CommentIn", "pmid": None},
+    ]
+    assert document["metadata"]["retracted"] is True
+    assert document["metadata"]["notice"] is False
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "Retraction of Publication",
+        "Retraction Notice",
+        "Published Erratum",
+        "Expression of Concern",
+    ],
+)
+def test_a_record_about_another_article_is_a_notice(tmp_path, kind):
+    kinds = f'<PublicationType UI="D1">{kind}</PublicationType>'
+    (document,), _ = read_both(tmp_path, nlm_record(types=kinds))
+    assert document["metadata"]["notice"] is True
+    assert document["metadata"]["retracted"] is False
+
+
+@pytest.mark.parametrize(
+    ("codes", "expected"),
+    [(["eng"], "eng"), (["fre", "eng"], "eng"), (["fre", "ger"], "fre"), (["ENG"], "eng"), ([], None)],
+)  # fmt: skip
+def test_an_article_that_is_also_in_english_is_english(tmp_path, codes, expected):
+    language = "".join(f"<Language>{code}</Language>" for code in codes)
+    (document,), _ = read_both(tmp_path, nlm_record(language=language))
+    assert document["metadata"]["language"] == expected
+
+
+OTHER = '<OtherAbstract Type="PIP" Language="{}"><AbstractText Label="AIM">{}</AbstractText></OtherAbstract>'
+
+
+def test_another_english_abstract_serves_only_where_there_is_none(tmp_path):
+    other = OTHER.format("fre", "Autre.") + OTHER.format("eng", "Other.")
+    documents, tally = read_both(
+        tmp_path,
+        nlm_record(other=other),
+        nlm_record(other=other, abstract=""),
+        nlm_record(other=OTHER.format("fre", "Autre."), abstract=""),
+        nlm_record(other=other, abstract="", mesh=""),
+    )
+    texts = [document["text"].partition("\n\n")[2] for document in documents]
+    assert texts == ["Some text.", "AIM: Other.", "", "AIM: Other."]
+    assert [document["metadata"]["abstract"] for document in documents] == [True, True, False, True]
+    assert documents[1]["metadata"]["sections"] == ["AIM"]
+    assert tally == {"other abstracts": 4, "other abstracts used": 2}
+
+
+def test_books_and_dates_in_words_are_counted(tmp_path):
+    words = "<MedlineDate>1998 Dec-1999 Jan</MedlineDate>"
+    book = "<PubmedBookArticle><BookDocument><PMID>8</PMID></BookDocument></PubmedBookArticle>"
+    documents, tally = read_both(
+        tmp_path, nlm_record(date=words), book, nlm_record(title="<i>A</i>")
+    )
+    assert tally == {"books": 1, "medline dates": 1}
+    assert [document["metadata"]["kind"] for document in documents] == [
+        "citation",
+        "book",
+        "citation",
+    ]
+
+
+@pytest.mark.parametrize("text", [
+    "10<sup>5</sup> cells", "P &lt; 0.05 &amp; more", "P &amp;lt; 0.05", "a\n   b", "a  b ", "soft\u00adhyphen",
+    "β \u2003 x\u00a0y", "&#945;-<i>x</i>", "a > b", "x<!-- </AbstractText> -->y", "<![CDATA[<i>]]>", "\t tab", "",
+])  # fmt: skip
+def test_a_text_of_any_form_is_what_lxml_gives(tmp_path, text):
+    abstract = f"<Abstract><AbstractText>{text}</AbstractText></Abstract>"
+    (document,), _ = read_both(tmp_path, nlm_record(title=f"T {text}", abstract=abstract))
+    assert document["metadata"]["pmid"] == 17
+
+
+def test_a_pmid_of_more_than_32_bits_is_a_number_like_another(tmp_path):
+    (document,), _ = read_both(tmp_path, nlm_record(pmid=str(2**31 + 5)))
+    assert document["metadata"]["pmid"] == 2**31 + 5
+
+
+def test_records_that_stand_twice_are_read_twice(tmp_path):
+    documents, _ = read_both(tmp_path, nlm_record(), nlm_record(), nlm_record(version="2"))
+    assert documents[0] == documents[1]
+    assert documents[0]["metadata"]["mesh"] is not documents[1]["metadata"]["mesh"]
+    assert documents[2]["metadata"]["version"] == 2
+
+
+QUALIFIER = '<QualifierName UI="Q1" MajorTopicYN="N">genetics</QualifierName>'
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"ids": "<ArticleId IdType='doi'>10.1000/xyz</ArticleId>", "located": ""},
+        {"language": "<Language/><Language>fre</Language>"},
+        {"mesh": "<MeshHeadingList/>"},
+        {"mesh": f"<MeshHeadingList><MeshHeading>{QUALIFIER}</MeshHeading></MeshHeadingList>"},
+        {"mesh": MESH.replace("Animals</DescriptorName>", f"A</DescriptorName>{QUALIFIER}")},
+        {"mesh": MESH.replace(">Neoplasms</DescriptorName>", "/>")},
+        {"mesh": MESH.replace("genetics", "a &amp; b")},
+        {"links": LINKS.replace('"1">41', '"0">41')},
+        {"references": "<ReferenceList/>", "abstract": "<Abstract/>"},
+    ],
+)
+def test_forms_that_fuzzing_found_are_what_lxml_gives(tmp_path, parts):
+    (document,), _ = read_both(tmp_path, nlm_record(**parts))
+    assert document["id"] == "pmid:17"

@@ -6,15 +6,16 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
-from xml.etree import ElementTree
 
 import pytest
 
 from data_prep.documents import Deletion
 from data_prep.errors import DataError
-from data_prep.sources.pubmed import read_citations
-from tests.data_prep.sources.pubmed_files import citation, put
+from data_prep.sources.pubmed import parse_citations, read_citations
+from tests.data_prep.sources.plain_pubmed import plain_documents
+from tests.data_prep.sources.pubmed_files import citation, nlm_record, put
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -88,8 +89,102 @@ def test_nothing_outside_the_file_is_read(tmp_path):
     assert "SECRET" not in document["text"]
 
 
+LAUGHS = """<!DOCTYPE PubmedArticleSet [<!ENTITY a "ha">{}]>""".format(
+    "".join(f'<!ENTITY {name} "{f"&{before};" * 10}">' for before, name in itertools.pairwise("abcdefghi"))
+)  # fmt: skip
+
+
+def test_entities_that_grow_are_never_expanded(tmp_path):
+    path = tmp_path / "pubmed26n0001.xml"
+    path.write_text(f"{LAUGHS}<PubmedArticleSet>{nlm_record(title='A &i; b')}</PubmedArticleSet>")
+    with pytest.raises(DataError, match="entity amplification"):
+        list(read_citations(path))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(lambda data: data.replace(b"Doe", b"D\0e", 1), id="NUL in an author"),
+        pytest.param(lambda data: data.replace(b"Doe", b"D\x01e", 1), id="control in an author"),
+        pytest.param(lambda data: data.replace(b"Doe", b"D\xffe", 1), id="no UTF-8 in an author"),
+        pytest.param(
+            lambda data: data.replace(b"Some", b"S\xe9me", 1), id="Latin-1 in an abstract"
+        ),
+        pytest.param(lambda data: data.replace(b"Some", b"S ]]> ome", 1), id="end of no CDATA"),
+        pytest.param(lambda data: data.replace(b"</AbstractText>", b"", 1), id="no end tag"),
+        pytest.param(lambda data: data.replace(b"</Article>", b"", 1), id="no end of Article"),
+        pytest.param(lambda data: data.replace(b"<PubmedData>", b"", 1), id="no start tag"),
+        pytest.param(lambda data: data + b"<a/>", id="after the end"),
+        pytest.param(lambda data: data + data, id="twice"),
+        pytest.param(lambda data: data[: data.rindex(b"</PubmedArticleSet>")], id="no end of all"),
+        pytest.param(lambda data: data[: data.rindex(b"<Pagination>")], id="cut"),
+    ],
+)
+def test_a_damaged_file_is_refused_where_lxml_refuses_it(tmp_path, damage):
+    path = put(tmp_path, nlm_record(pmid="16"), "\n", nlm_record(), nlm_record(pmid="18"))
+    head, tail = path.read_bytes().split(b'<PMID Version="1">17', 1)
+    path.write_bytes(head + damage(b'<PMID Version="1">17' + tail))
+    documents, message = read_until_broken(path)
+    assert documents[0]["id"] == "pmid:16"
+    by_lxml = []
+    with pytest.raises(DataError) as error:
+        by_lxml.extend(parse_citations(path))
+    assert (documents, message) == (by_lxml, str(error.value))
+
+
+def test_gzip_within_gzip_says_so(tmp_path):
+    path = put(tmp_path, nlm_record(), name="pubmed26n0001.xml.gz")
+    path.write_bytes(gzip.compress(path.read_bytes()))
+    documents, message = read_until_broken(path)
+    assert not documents
+    assert "compressed twice" in message
+
+
+@pytest.mark.parametrize("body", ["", "\n", "<!-- nothing -->"])
+def test_an_empty_citation_set_has_no_records(tmp_path, body):
+    assert list(read_citations(put(tmp_path, body))) == []
+    path = tmp_path / "a.xml"
+    path.write_text("<PubmedArticleSet/>")
+    assert list(read_citations(path)) == []
+
+
+def test_another_encoding_is_read_by_its_declaration(tmp_path):
+    path = tmp_path / "a.xml"
+    path.write_bytes(
+        '<?xml version="1.0" encoding="iso-8859-1"?>'
+        f"<PubmedArticleSet>{nlm_record(title='Thé')}</PubmedArticleSet>".encode("latin-1")
+    )
+    (document,) = read_citations(path)
+    assert document["text"].startswith("Thé\n")
+
+
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        "<!-- <PubmedArticle>x</PubmedArticle> -->",
+        "<?x </PubmedArticle> ?>",
+        "<!-- </PubmedData></PubmedArticle> -->",
+    ],
+)
+def test_what_only_looks_like_a_record_is_none(tmp_path, hidden):
+    records = [nlm_record(pmid=str(pmid), references=hidden) for pmid in (1, 2)]
+    for body in ([hidden, *records], [records[0], hidden, records[1]]):
+        found = [document["id"] for document in read_citations(put(tmp_path, *body))]
+        assert found == ["pmid:1", "pmid:2"]
+
+
+def test_a_record_over_several_steps_of_reading_is_whole(tmp_path):
+    """The reader takes 256 KiB at a time."""
+    long = "word " * 200_000
+    abstract = f"<Abstract><AbstractText>{long}</AbstractText></Abstract>"
+    path = put(tmp_path, nlm_record(), nlm_record(abstract=abstract), nlm_record())
+    documents = list(read_citations(path))
+    assert [len(document["text"]) > 900_000 for document in documents] == [False, True, False]
+
+
 # -- real files
 
+FILES = ("pubmed/baseline/pubmed26n1334.xml.gz", "pubmed/updatefiles/pubmed26n1335.xml.gz")
 BIG = "pubmed/baseline/pubmed20n0014.xml.gz"
 
 
@@ -101,43 +196,26 @@ def big_file(real_data):
     return path
 
 
-def articles_by_expat(path, number):
-    """The first articles of the same file through Python's own parser, each emptied after use."""
-    with gzip.open(path) as stream:
-        ended = (element for _, element in ElementTree.iterparse(stream))
-        articles = (element for element in ended if element.tag == "PubmedArticle")
-        for article in itertools.islice(articles, number):
-            yield article
-            article.clear()
+def test_every_field_of_every_real_record_equals_a_plain_reading(big_file):
+    read = 0
+    for plain, document in zip(plain_documents(big_file), read_citations(big_file), strict=True):
+        assert document == plain
+        read += 1
+    assert read == 30_000
 
 
-def spaced(text):
-    return " ".join(text.split())
+@pytest.mark.parametrize("file", FILES)
+def test_real_files_give_the_same_by_lxml_alone(real_data, file):
+    tally, by_lxml = Counter(), Counter()
+    ours = list(read_citations(real_data / file, tally))
+    assert ours == list(parse_citations(real_data / file, by_lxml))
+    assert +tally == +by_lxml
 
 
-def test_a_real_file_equals_what_another_parser_reads_record_by_record(big_file):
-    ours = read_citations(big_file)
-    for article, document in zip(articles_by_expat(big_file, 10_000), ours, strict=False):
-        metadata = document["metadata"]
-        assert metadata["pmid"] == int(article.findtext("MedlineCitation/PMID"))
-        title = spaced("".join(article.find("MedlineCitation/Article/ArticleTitle").itertext()))
-        own_title, _, own_abstract = document["text"].partition("\n\n")
-        if re.fullmatch(r"\[[^\[\]]*\]\.?", title):
-            assert own_title == title.replace("[", "").replace("]", "")
-        else:
-            assert own_title in (title, re.sub(r"^\[(.*)\](\.?)$", r"\1\2", title))
-        lines = []
-        for section in article.findall("MedlineCitation/Article/Abstract/AbstractText"):
-            label = section.get("Label")
-            lines.append((f"{label}: " if label else "") + spaced("".join(section.itertext())))
-        assert own_abstract == "\n".join(line for line in lines if line)
-        ids = {
-            element.get("IdType"): element.text
-            for element in article.findall("PubmedData/ArticleIdList/ArticleId")
-        }
-        assert metadata["pmcid"] == ids.get("pmc")
-        if (ids.get("doi") or "").startswith("10."):
-            assert metadata["doi"] == ids["doi"].lower()
+@pytest.mark.parametrize("file", FILES)
+def test_recent_real_records_equal_a_plain_reading(real_data, file):
+    read = [record for record in read_citations(real_data / file) if isinstance(record, dict)]
+    assert read == list(plain_documents(real_data / file))
 
 
 def test_recent_files_with_deletions_and_markup_are_read_whole(real_data):
