@@ -20,17 +20,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import orjson
 from datatrove.executor.local import LocalPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.logging import logger
-from multiprocess import parent_process
+from multiprocess import get_context, parent_process
 
 from data_prep.config import CorpusConfig
 from data_prep.errors import DataError, ProjectError
 from data_prep.files import canonical_json, read_json, remove_partials, write_json
 from data_prep.lock import identity
 from data_prep.plan import RUN, states, tally, write_plan
-from data_prep.processes import InterruptedUnitError, bound_children, run_in_child
+from data_prep.processes import InterruptedUnitError, UnitProcess, bound_children
 from data_prep.progress import follow
 from data_prep.units import (
     FAILURES,
@@ -71,22 +72,42 @@ class UnitStep(PipelineStep):
         if parent_process() is not None:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run's process ends this one
         os.chdir(self.home)
-        with suppress(ProjectError):  # each unit meets the fault itself, and says so
-            self.stage.prepare()
+        process = _unit_process(self.stage, self.shares)
         with self.track_time():
             for values in read_json(self.shares / f"{rank}.json"):
                 try:
-                    _run_unit(self.stage, Unit(**values))
+                    _run_unit(process, self.stage, Unit(**values))
                 except InterruptedUnitError:
                     break
         yield from ()
 
 
-def _run_unit(stage: Stage, unit: Unit) -> None:
+# One for all the tasks that a process of a pool gets, so that a stage prepares once and not once a unit.
+_processes: dict[Path, UnitProcess] = {}
+
+
+def _unit_process(stage: Stage, shares: Path) -> UnitProcess:
+    if shares not in _processes:
+        for earlier in _processes.values():
+            earlier.close()
+        _processes.clear()
+
+        def prepare() -> None:
+            with suppress(ProjectError):  # each unit meets the fault itself, and says so
+                stage.prepare()
+
+        def work(values: bytes) -> None:
+            execute(stage, Unit(**orjson.loads(values)))
+
+        _processes[shares] = UnitProcess(prepare, work)
+    return _processes[shares]
+
+
+def _run_unit(process: UnitProcess, stage: Stage, unit: Unit) -> None:
     failure = failure_path(stage.directory, unit.name)
     if failure.exists() or is_done(stage, unit):
         return
-    reason = run_in_child(lambda: execute(stage, unit))
+    reason = process.do(canonical_json(asdict(unit)))
     if reason is not None and not failure.exists() and not is_done(stage, unit):
         record_failure(stage, unit, reason)
 
@@ -150,7 +171,16 @@ class LocalProcesses(Executor):
             skip_completed=False,
         )
         with bound_children():
-            executor.run()
+            if executor.workers > 1:
+                executor.run()
+            else:  # in a process of its own, as a pool's are: units are forked from it
+                context = get_context(executor.start_method)
+                process = context.Process(target=executor.run, daemon=True)
+                process.start()
+                try:
+                    process.join()
+                finally:
+                    process.kill()
         return {}
 
 

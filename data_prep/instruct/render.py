@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from jinja2 import TemplateError
-from transformers.utils.chat_template_utils import render_jinja_template
 
 from data_prep.errors import ConfigError
 from data_prep.instruct.formats import Message
@@ -124,6 +123,9 @@ def _apply(
     messages: Sequence[Message],
     generation_prompt: bool,
 ) -> str:
+    # A quarter of a second, which only those who render need wait for.
+    from transformers.utils.chat_template_utils import render_jinja_template
+
     variables: dict[str, Any] = dict(special_tokens.named)
     try:
         rendered: Any = render_jinja_template(
