@@ -15,9 +15,9 @@ from data_prep.curate.identity import IdentifyStage
 from data_prep.curate.stage import CurateStage
 from data_prep.demo_corpus import CORPUS
 from data_prep.documents import read_documents
-from data_prep.executor import run_stage
-from data_prep.sources.download import download
-from data_prep.sources.extract import ExtractStage
+from data_prep.download.stage import download
+from data_prep.extract.stage import ExtractStage
+from data_prep.run.executor import run_stage
 from data_prep.tokenizer.train import TokenizerStage
 
 COPIES = 300  # of the bundled baseline file: some 100 MB of XML

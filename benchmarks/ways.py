@@ -14,7 +14,7 @@ Work = Callable[[], object]
 
 
 def read_ours(path: str) -> Work:
-    from data_prep.sources.pubmed import read_citations
+    from data_prep.sources.pubmed.reader import read_citations
 
     return lambda: sum(1 for _ in read_citations(Path(path)))
 
@@ -58,7 +58,7 @@ def read_pubmed_parser(path: str) -> Work:
 
 
 def jats_ours(folder: str) -> Work:
-    from data_prep.sources.jats import read_articles
+    from data_prep.sources.jats.reader import read_articles
 
     paths = _articles(folder)
     return lambda: [sum(1 for _ in read_articles(path)) for path in paths]

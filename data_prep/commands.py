@@ -45,7 +45,7 @@ def status(arguments: list[str]) -> None:
 
 def sources(arguments: list[str]) -> None:
     """Probe what the sources come from."""
-    from data_prep.sources.check import check_sources, tell
+    from data_prep.download.check import check_sources, tell
 
     if arguments[:1] != ["check"]:
         raise ConfigError("sources: expected `sources check CONFIG`")

@@ -10,14 +10,14 @@ from data_prep.curate.identity import IdentifyStage
 from data_prep.curate.near_duplicates import NearDuplicatesStage
 from data_prep.curate.signatures import SignaturesStage
 from data_prep.curate.stage import CurateStage
+from data_prep.download.stage import download
 from data_prep.errors import ConfigError, DataError
-from data_prep.executor import StageReport, executor_of, run_stage
+from data_prep.extract.stage import ExtractStage
 from data_prep.instruct.sets import make_instruct_sets
-from data_prep.plan import read_plan, states
 from data_prep.progress import console
+from data_prep.run.executor import StageReport, executor_of, run_stage
+from data_prep.run.plan import read_plan, states
 from data_prep.shards.build import PackStage, ShardSetStage, check_tokenizer
-from data_prep.sources.download import download
-from data_prep.sources.extract import ExtractStage
 from data_prep.tokenizer.train import TokenizerStage
 from data_prep.units import Stage, finished, source_of
 

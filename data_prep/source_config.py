@@ -122,7 +122,7 @@ class Source(Section):
     )
     licence: str | None = None  # of documents that do not say theirs, as "cc-by-4.0"
     max_article_bytes: int = Field(64_000_000, ge=1000)  # of XML; lxml's tree takes 11 times that
-    coverage_tolerance: float = Field(0.1, ge=0, le=1)  # see data_prep/sources/coverage.py
+    coverage_tolerance: float = Field(0.1, ge=0, le=1)  # see data_prep/extract/coverage.py
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:

@@ -21,8 +21,8 @@ from data_prep.documents import read_json_lines
 from data_prep.errors import ConfigError
 from data_prep.files import read_json
 from data_prep.lock import holder
-from data_prep.plan import PLAN, RUN, Plan, State, Tally, read_plan, states, tally
 from data_prep.progress import console, duration
+from data_prep.run.plan import PLAN, RUN, Plan, State, Tally, read_plan, states, tally
 from data_prep.units import failures, source_of
 
 CONFIG = "config.yaml"  # what the last run was told, in its output

@@ -8,9 +8,9 @@ from pathlib import Path
 from data_prep.config import CorpusConfig
 from data_prep.config_file import load_config
 from data_prep.documents import read_json_lines
+from data_prep.download.inventory import manifest_path
+from data_prep.extract.units import nlm_order
 from data_prep.source_config import Source
-from data_prep.sources.extract_units import nlm_order
-from data_prep.sources.inventory import manifest_path
 from data_prep.status import CONFIG
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_prep.sources.extract_index import content_hashes
+from data_prep.extract.index import content_hashes
 from data_prep.sources.identifiers import DOI
 
 UNKNOWN = 0

@@ -1,7 +1,7 @@
 """Reads the index that extraction writes beside a unit's documents, column by column.
 
 `index.parquet` has a row for each document and each deletion of the input file, in its order; its
-columns are those of data_prep.sources.extract_index.INDEX_SCHEMA.
+columns are those of data_prep.extract.index.INDEX_SCHEMA.
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 from data_prep.curate.articles import UNKNOWN, look_up, pmcid_numbers, sorted_once
 from data_prep.curate.reasons import DELETED, REASONS, RETRACTED, SUPERSEDED
 from data_prep.errors import ConfigError, DataError
+from data_prep.extract.index import content_hashes
 from data_prep.files import digest
-from data_prep.sources.extract_index import content_hashes
 from data_prep.units import finished
 
 KEPT = "kept.parquet"

@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_prep.collector import rare_collections
 from data_prep.config import CorpusConfig
 from data_prep.curate import counts
 from data_prep.curate.decisions import KEEP, read_decisions
@@ -22,7 +21,8 @@ from data_prep.curate.since import KEPT
 from data_prep.curate.steps import DecisionsFile, Reduces
 from data_prep.documents import DocumentWriter, read_raw_lines
 from data_prep.errors import DataError
-from data_prep.sources.extract_index import content_hashes
+from data_prep.extract.index import content_hashes
+from data_prep.run.collector import rare_collections
 from data_prep.units import Stage, Unit, UnitResult, finished, source_of
 
 DOCUMENTS = "documents.jsonl.zst"

@@ -10,7 +10,6 @@ from rich.table import Table
 from data_prep.config import CorpusConfig
 from data_prep.curate.stage import SPLITS
 from data_prep.errors import ConfigError, DataError
-from data_prep.executor import Executor, StageReport, run_stage
 from data_prep.instruct.encoded_file import SOURCE, read_encoded
 from data_prep.instruct.stage import (
     REJECTS,
@@ -19,6 +18,7 @@ from data_prep.instruct.stage import (
     instruct_section,
 )
 from data_prep.progress import console
+from data_prep.run.executor import Executor, StageReport, run_stage
 from data_prep.shards.assemble import build_shard_set, shard_format
 from data_prep.tokenizer.encode import load_encoder
 from data_prep.units import Stage, Unit, UnitResult, failures, finished

@@ -9,12 +9,12 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
-from data_prep.collector import rare_collections
 from data_prep.config import CorpusConfig
 from data_prep.curate.stage import SPLITS
 from data_prep.documents import Document, read_raw_lines
 from data_prep.errors import ConfigError, DataError, ProjectError
 from data_prep.files import digest
+from data_prep.run.collector import rare_collections
 from data_prep.shards.assemble import Part, assemble, shard_format
 from data_prep.shards.earlier import curated_units, curation_settings, missing_inputs
 from data_prep.shards.encoded import ABOUT, METADATA, EncodedBatch

@@ -8,8 +8,8 @@ from data_prep.curate.decontaminate import DecontaminateStage
 from data_prep.curate.identity import IdentifyStage
 from data_prep.curate.near_duplicates import NearDuplicatesStage
 from data_prep.curate.stage import CurateStage
+from data_prep.download.stage import failed_downloads
 from data_prep.errors import DataError
-from data_prep.sources.download import failed_downloads
 from data_prep.units import Stage, UnitResult, failures, finished, source_of
 
 STAGES = ("extract", "signatures", "decontaminate", "curate", "pack")

@@ -16,7 +16,7 @@ from data_prep.errors import DataError
 from data_prep.source_config import Source
 from data_prep.sources.compressed import UNREADABLE, is_compressed, open_input
 from data_prep.sources.identifiers import normalised_pmcid
-from data_prep.sources.jats import Article, article_document
+from data_prep.sources.jats.reader import Article, article_document
 from data_prep.sources.records import names_of
 
 SUFFIXES = (".tar.gz", ".tgz", ".tar")

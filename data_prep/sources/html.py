@@ -11,7 +11,7 @@ from lxml import etree
 
 from data_prep.documents import Document, Reject, empty_metadata
 from data_prep.source_config import Source
-from data_prep.sources.jats_metadata import language_code
+from data_prep.sources.jats.metadata import language_code
 from data_prep.sources.markup import normalised
 from data_prep.sources.script_characters import subscript, superscript
 

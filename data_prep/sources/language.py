@@ -5,7 +5,7 @@ from typing import Any
 
 from data_prep.documents import Document
 from data_prep.source_config import Source
-from data_prep.sources.jats_metadata import language_code
+from data_prep.sources.jats.metadata import language_code
 
 DETECT = "detect"
 # As MEDITRON did (epfLLM/meditron, gap-replay: langdetect on the first 2,000 characters).

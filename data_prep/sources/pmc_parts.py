@@ -8,7 +8,7 @@ from data_prep.documents import Deletion, Reject, read_json_lines
 from data_prep.errors import DataError
 from data_prep.source_config import Source
 from data_prep.sources.identifiers import normalised_pmcid, pmcid_version
-from data_prep.sources.jats import Article, article_document
+from data_prep.sources.jats.reader import Article, article_document
 
 
 def read_part(

@@ -9,7 +9,7 @@ import xxhash
 from data_prep.documents import Document, Reject, empty_metadata
 from data_prep.source_config import Fields
 from data_prep.sources.identifiers import first_year
-from data_prep.sources.jats_metadata import language_code
+from data_prep.sources.jats.metadata import language_code
 from data_prep.sources.licence import named_licence
 
 _SHOWN = 12  # names of fields in a message

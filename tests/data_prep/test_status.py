@@ -10,9 +10,9 @@ import pytest
 
 from data_prep import progress
 from data_prep.__main__ import main
-from data_prep.executor import run_stage
 from data_prep.lock import FolderLock, holder, identity
-from data_prep.plan import read_plan, states, tally
+from data_prep.run.executor import run_stage
+from data_prep.run.plan import read_plan, states, tally
 from tests import tiny
 from tests.data_prep.test_units import Upper, contents
 
@@ -52,7 +52,7 @@ def test_a_run_is_seen_from_outside_while_it_works_and_after_it_was_killed(
     folder, output = inputs(a="a", b="broken", c="c", d="slow", e="e"), tmp_path / "out"
     script = (
         "import sys; from pathlib import Path; from tests.data_prep.test_units import Upper\n"
-        "from data_prep.executor import run_stage; from data_prep.lock import FolderLock\n"
+        "from data_prep.run.executor import run_stage; from data_prep.lock import FolderLock\n"
         "lock = FolderLock(Path(sys.argv[2]), 'output'); lock.acquire(0)\n"
         "run_stage(Upper(Path(sys.argv[1]), Path(sys.argv[2]) / 'extract'))"
     )
@@ -81,7 +81,7 @@ def test_the_processes_of_a_killed_run_end_with_it(inputs, tmp_path):
     folder, output = inputs(a="slow", b="slow"), tmp_path / "out"
     script = (
         "import sys; from pathlib import Path; from tests.data_prep.test_units import Upper\n"
-        "from data_prep.executor import run_stage\n"
+        "from data_prep.run.executor import run_stage\n"
         "if __name__ == '__main__': run_stage(Upper(Path(sys.argv[1]), Path(sys.argv[2])), 2)"
     )
     process = subprocess.Popen([sys.executable, "-c", script, folder, output], cwd=tiny.ROOT)

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from data_prep.errors import DataError
-from data_prep.executor import run_stage
 from data_prep.files import write_json
+from data_prep.run.executor import run_stage
 from data_prep.units import Stage, Unit, failure_path, failures, finished
 
 
@@ -120,7 +120,7 @@ def test_a_killed_stage_leaves_nothing_half_and_goes_on(inputs, tmp_path):
     (inputs / "z.txt").write_text("slow")
     script = (
         "import sys; from pathlib import Path; from tests.data_prep.test_units import Upper\n"
-        "from data_prep.executor import run_stage\n"
+        "from data_prep.run.executor import run_stage\n"
         "run_stage(Upper(Path(sys.argv[1]), Path(sys.argv[2])))"
     )
     root = Path(__file__).parents[2]

@@ -2,8 +2,8 @@
 
 from data_prep.config import CorpusConfig
 from data_prep.documents import Deletion, DocumentWriter, empty_metadata
+from data_prep.extract.index import IndexWriter
 from data_prep.files import sha256_file, write_json
-from data_prep.sources.extract_index import IndexWriter
 
 FORMATS = {"pubmed": "pubmed", "pmc": "jats", "papers": "s2orc", "books": "text"}
 

@@ -6,8 +6,8 @@ import pyarrow.parquet as pq
 from data_prep.config import CorpusConfig
 from data_prep.curate.decisions import KEEP, read_decisions, write_decisions
 from data_prep.documents import DocumentWriter, empty_metadata
+from data_prep.extract.index import INDEX_SCHEMA
 from data_prep.files import sha256_file, write_json
-from data_prep.sources.extract_index import INDEX_SCHEMA
 
 DROPPED = "language"
 

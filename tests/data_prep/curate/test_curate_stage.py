@@ -11,7 +11,7 @@ from data_prep.curate.identity import IdentifyStage
 from data_prep.curate.stage import CurateStage
 from data_prep.documents import read_documents
 from data_prep.errors import DataError
-from data_prep.executor import run_stage
+from data_prep.run.executor import run_stage
 from data_prep.units import Stage, Unit, finished
 from tests.data_prep.curate.extracted import Corpus, citation, deletion, document
 

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 from data_prep.curate.identity import IdentifyStage, decisions_file
 from data_prep.curate.reasons import REASONS
 from data_prep.documents import Deletion
-from data_prep.executor import run_stage
+from data_prep.run.executor import run_stage
 from tests.data_prep.curate.extracted import (
     FORMATS,
     Corpus,

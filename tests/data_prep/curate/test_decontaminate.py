@@ -13,7 +13,7 @@ from data_prep.curate.decontaminate import DecontaminateStage, contamination
 from data_prep.curate.overlap import Overlap, longest_stretch
 from data_prep.curate.words import words
 from data_prep.errors import ConfigError
-from data_prep.executor import run_stage
+from data_prep.run.executor import run_stage
 from data_prep.units import finished
 from tests.data_prep.curate.identified import Identified, put_unit
 

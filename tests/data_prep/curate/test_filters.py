@@ -14,9 +14,9 @@ from data_prep.curate.filters import (
     split_of,
 )
 from data_prep.demo_corpus import unpack
+from data_prep.extract.index import IndexWriter
+from data_prep.extract.readers import read_records
 from data_prep.source_config import Source
-from data_prep.sources.extract_index import IndexWriter
-from data_prep.sources.readers import read_records
 from tests.data_prep.curate.extracted import citation, document
 
 SETTINGS = {

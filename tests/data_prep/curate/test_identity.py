@@ -2,7 +2,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep.curate.identity import IdentifyStage, decisions_file
-from data_prep.executor import run_stage
+from data_prep.run.executor import run_stage
 from data_prep.units import finished
 from tests.data_prep.curate.extracted import (
     Corpus,

@@ -7,8 +7,8 @@ import pytest
 from data_prep.curate.near_duplicates import NearDuplicatesStage
 from data_prep.curate.signatures import SignaturesStage
 from data_prep.curate.words import words
-from data_prep.executor import run_stage
 from data_prep.files import sha256_file
+from data_prep.run.executor import run_stage
 from data_prep.units import finished
 from tests.data_prep.curate.identified import Identified
 

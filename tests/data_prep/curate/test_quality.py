@@ -7,7 +7,7 @@ from data_prep.config import Quality
 from data_prep.curate.articles import article_keys
 from data_prep.curate.identity import IdentifyStage, decisions_file
 from data_prep.curate.quality import histogram, is_drawn, quality_settings, weights
-from data_prep.executor import run_stage
+from data_prep.run.executor import run_stage
 from data_prep.units import finished
 from tests.data_prep.curate.extracted import Corpus, citation, document
 

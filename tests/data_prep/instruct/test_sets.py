@@ -12,9 +12,9 @@ from data_prep.config_file import validate
 from data_prep.curate.filters import split_of
 from data_prep.documents import read_json_lines
 from data_prep.errors import ConfigError, DataError
-from data_prep.executor import StageReport
 from data_prep.instruct.sets import USUAL_SHARE, make_instruct_sets, trained_share
 from data_prep.pipeline import run
+from data_prep.run.executor import StageReport
 from data_prep.shards.reader import ShardSet
 from data_prep.units import finished
 from tests.data_prep.instruct.small_tokenizer import write_tokenizer

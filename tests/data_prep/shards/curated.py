@@ -6,7 +6,7 @@ from typing import Any
 from data_prep.config import CorpusConfig
 from data_prep.curate.stage import CurateStage
 from data_prep.documents import DocumentWriter, empty_metadata
-from data_prep.executor import StageReport, run_stage
+from data_prep.run.executor import StageReport, run_stage
 from data_prep.shards.build import PackStage, ShardSetStage
 from data_prep.tokenizer.train import TokenizerStage
 from data_prep.units import Stage, Unit

@@ -14,8 +14,8 @@ import pytest
 from data_prep.config import CorpusConfig
 from data_prep.config_file import validate
 from data_prep.errors import ConfigError, DataError
-from data_prep.executor import run_stage
 from data_prep.files import sha256_file
+from data_prep.run.executor import run_stage
 from data_prep.shards.assemble import shard_format
 from data_prep.shards.build import (
     PackStage,

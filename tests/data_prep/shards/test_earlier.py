@@ -9,13 +9,13 @@ import pytest
 from data_prep.config import CorpusConfig, Decontaminate
 from data_prep.config_file import validate
 from data_prep.curate.identity import IdentifyStage
+from data_prep.download.stage import download
+from data_prep.download.transfer import Patience
 from data_prep.errors import DataError
-from data_prep.executor import run_stage
+from data_prep.run.executor import run_stage
 from data_prep.shards.build import PackStage, ShardSetStage
 from data_prep.shards.earlier import curation_settings
 from data_prep.shards.reader import ShardSet
-from data_prep.sources.download import download
-from data_prep.sources.transfer import Patience
 from data_prep.units import Stage, Unit
 from tests.data_prep.shards.curated import run_all
 

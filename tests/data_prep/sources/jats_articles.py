@@ -4,7 +4,7 @@ import gzip
 from collections import Counter
 
 from data_prep.source_config import Jats
-from data_prep.sources.jats import Article, extract_articles, read_articles
+from data_prep.sources.jats.reader import Article, extract_articles, read_articles
 
 NAMESPACES = (
     'xmlns:xlink="http://www.w3.org/1999/xlink" xmlns:mml="http://www.w3.org/1998/Math/MathML" '

@@ -9,12 +9,12 @@ import pytest
 
 from data_prep.config import CorpusConfig
 from data_prep.documents import Reject, read_documents
+from data_prep.download.stage import download
 from data_prep.errors import DataError
-from data_prep.executor import run_stage
+from data_prep.extract.readers import read_records
+from data_prep.extract.stage import ExtractStage
+from data_prep.run.executor import run_stage
 from data_prep.source_config import Source
-from data_prep.sources.download import download
-from data_prep.sources.extract import ExtractStage
-from data_prep.sources.readers import read_records
 from data_prep.units import finished
 
 HEAD = "Article File,Article Citation,AccessionID,LastUpdated (YYYY-MM-DD HH:MM:SS),PMID,License,Retracted\n"

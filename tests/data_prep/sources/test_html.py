@@ -5,8 +5,8 @@ from collections import Counter
 import pytest
 
 from data_prep.documents import Reject
+from data_prep.extract.readers import read_records
 from data_prep.source_config import Source
-from data_prep.sources.readers import read_records
 
 PAGE = """<!DOCTYPE html>
 <html lang="en-GB"><head>{meta}<title>Asthma guideline</title></head><body>

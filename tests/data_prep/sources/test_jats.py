@@ -8,8 +8,8 @@ from lxml import etree
 
 from data_prep.documents import Reject, empty_metadata
 from data_prep.errors import DataError
-from data_prep.sources.jats import extract_articles, read_articles
-from data_prep.sources.jats_metadata import language_code
+from data_prep.sources.jats.metadata import language_code
+from data_prep.sources.jats.reader import extract_articles, read_articles
 from tests.data_prep.sources.jats_articles import article, put, read_one
 
 

@@ -10,10 +10,10 @@ from lxml import etree
 
 from data_prep.documents import Reject
 from data_prep.source_config import Jats
-from data_prep.sources import jats_tags
-from data_prep.sources.jats import Article, article_document
-from data_prep.sources.jats_inline import InlineState
-from data_prep.sources.jats_text import RunningText
+from data_prep.sources.jats import tags as jats_tags
+from data_prep.sources.jats.inline import InlineState
+from data_prep.sources.jats.reader import Article, article_document
+from data_prep.sources.jats.text import RunningText
 from tests.data_prep.sources.jats_articles import article
 
 # Tags that leave their text as it is, in the line or as blocks of their own.

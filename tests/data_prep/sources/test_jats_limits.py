@@ -12,7 +12,7 @@ from lxml import etree
 from data_prep.documents import Reject
 from data_prep.errors import DataError
 from data_prep.source_config import Jats
-from data_prep.sources.jats import Article, article_document, extract_articles
+from data_prep.sources.jats.reader import Article, article_document, extract_articles
 from tests.data_prep.sources.jats_articles import IDS, article, put
 
 
@@ -49,7 +49,7 @@ def test_in_a_wrapper_only_the_articles_above_the_limit_are_rejected(tmp_path):
 MEASURE = """
 import resource, sys
 from pathlib import Path
-from data_prep.sources.jats import extract_articles
+from data_prep.sources.jats.reader import extract_articles
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 records = list(extract_articles(Path(sys.argv[1]), max_article_bytes=int(sys.argv[2])))
 after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

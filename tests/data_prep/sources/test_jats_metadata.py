@@ -6,7 +6,7 @@ import pytest
 
 from data_prep.documents import Reject
 from data_prep.source_config import Jats
-from data_prep.sources.jats import Article, article_document
+from data_prep.sources.jats.reader import Article, article_document
 from tests.data_prep.sources.jats_articles import article, extract_one
 
 

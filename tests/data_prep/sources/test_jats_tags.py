@@ -1,8 +1,8 @@
 """The census of JATS tags: each has its place, on purpose."""
 
-from data_prep.sources import jats_tags
-from data_prep.sources.jats_inline import FLAT
-from data_prep.sources.jats_text import BLOCKS
+from data_prep.sources.jats import tags as jats_tags
+from data_prep.sources.jats.inline import FLAT
+from data_prep.sources.jats.text import BLOCKS
 
 
 def names(text):

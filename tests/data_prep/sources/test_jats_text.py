@@ -2,7 +2,7 @@
 
 import pytest
 
-from data_prep.sources.jats_citations import citation_mark, without_citations
+from data_prep.sources.jats.citations import citation_mark, without_citations
 from tests.data_prep.sources.jats_articles import read_one
 
 

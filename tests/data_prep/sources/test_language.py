@@ -4,9 +4,9 @@ import orjson
 import pytest
 
 from data_prep.documents import empty_metadata
+from data_prep.extract.readers import read_records
 from data_prep.source_config import Source
 from data_prep.sources.language import detected_language, fill_language
-from data_prep.sources.readers import read_records
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from collections import Counter
 import pytest
 
 from data_prep.documents import Deletion, Reject, empty_metadata
-from data_prep.sources.pubmed import parse_citations, read_citations
-from data_prep.sources.pubmed_record import without_brackets
+from data_prep.sources.pubmed.reader import parse_citations, read_citations
+from data_prep.sources.pubmed.record import without_brackets
 from tests.data_prep.sources.pubmed_files import LINKS, MESH, citation, nlm_record, put
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from data_prep.documents import Deletion
 from data_prep.errors import DataError
-from data_prep.sources.pubmed import parse_citations, read_citations
+from data_prep.sources.pubmed.reader import parse_citations, read_citations
 from tests.data_prep.sources.plain_pubmed import plain_documents
 from tests.data_prep.sources.pubmed_files import citation, nlm_record, put
 
@@ -234,7 +234,7 @@ def count_and_peak(path):
     """How many records a fresh process reads, and the most memory it had, in bytes."""
     program = (
         "import re, sys; from pathlib import Path;"
-        "from data_prep.sources.pubmed import read_citations;"
+        "from data_prep.sources.pubmed.reader import read_citations;"
         "print(sum(1 for _ in read_citations(Path(sys.argv[1]))),"
         # The peak of this process alone; getrusage's begins with the parent's.
         "re.search(r'VmHWM:\\s+(\\d+) kB', Path('/proc/self/status').read_text())[1])"

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from data_prep.errors import DataError
-from data_prep.sources.pubmed import parse_citations, read_citations
+from data_prep.sources.pubmed.reader import parse_citations, read_citations
 from tests.data_prep.sources.pubmed_files import LINKS, MESH, TYPES, nlm_record
 
 HEADS = [

@@ -10,7 +10,7 @@ import pytest
 from data_prep.documents import Reject
 from data_prep.errors import DataError
 from data_prep.source_config import S2orc, Source
-from data_prep.sources.s2orc import read_papers
+from data_prep.sources.s2orc.reader import read_papers
 from tests.data_prep.sources.s2orc_papers import PaperBuilder, paper
 
 

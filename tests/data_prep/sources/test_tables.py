@@ -13,8 +13,8 @@ import pytest
 
 from data_prep.documents import Reject
 from data_prep.errors import DataError
+from data_prep.extract.readers import read_records
 from data_prep.source_config import Source
-from data_prep.sources.readers import read_records
 from tests.tiny import ROOT
 
 FORMATS = {".jsonl": "text", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
@@ -207,7 +207,7 @@ def test_memory_does_not_grow_with_a_row_group(tmp_path):
         script = (
             "import sys; from collections import Counter; from pathlib import Path\n"
             "from data_prep.source_config import Source\n"
-            "from data_prep.sources.readers import read_records\n"
+            "from data_prep.extract.readers import read_records\n"
             "path = Path(sys.argv[1]); source = Source(format='parquet', path=path.parent)\n"
             "print(sum(len(d['text']) for d in read_records(path, 'a', source, Counter())))\n"
             # Not ru_maxrss, in which a child begins with what its parent has.

@@ -12,7 +12,7 @@ from data_prep.config import CorpusConfig, TrainTokenizer
 from data_prep.config_file import validate
 from data_prep.documents import DocumentWriter, empty_metadata, read_documents
 from data_prep.errors import ConfigError
-from data_prep.executor import run_stage
+from data_prep.run.executor import run_stage
 from data_prep.tokenizer.encode import load_encoder
 from data_prep.tokenizer.train import TokenizerStage, train_tokenizer
 from data_prep.units import Stage, Unit, finished

@@ -1,0 +1,1 @@
+"""Brings the files of each source here, whole: from mirrors, buckets, APIs and local folders."""

@@ -1,0 +1,1 @@
+"""Full-text articles in JATS and the NLM DTDs before it."""

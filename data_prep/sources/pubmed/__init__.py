@@ -1,0 +1,1 @@
+"""PubMed citations from NLM's XML."""

@@ -1,0 +1,1 @@
+"""Full texts of Semantic Scholar's S2ORC."""
