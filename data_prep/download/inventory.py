@@ -182,12 +182,14 @@ def _inspect(folder: Path, name: str, cache: HashCache) -> tuple[dict[str, Any],
     path = folder / name
     checksum = path.with_name(path.name + ".md5")
     try:
+        if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+            return failed_row(name, f"{path}: not a file; remove it or put the file there"), True
         expected = md5_of(checksum.read_text(errors="replace")) if checksum.is_file() else None
         if expected is None and checksum.is_file():
             return failed_row(name, f"{checksum}: no MD5 in it; fetch it again or remove it"), True
         found = cache.digests(name, path, with_md5=expected is not None)
     except OSError as error:
-        return failed_row(name, f"{error.filename or path}: {error.strerror}"), True
+        return failed_row(name, f"{error.filename or path}: {error.strerror}; mend or remove it"), True
     if expected and found.md5 != expected:
         reason = f"{path}: its MD5 is {found.md5}, {checksum.name} says {expected}; fetch it again"
         return failed_row(name, reason), found.fresh
