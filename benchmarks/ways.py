@@ -57,6 +57,13 @@ def read_pubmed_parser(path: str) -> Work:
     return lambda: len(list(pubmed_parser.parse_medline_xml(path)))
 
 
+def read_folder(folder: str) -> Work:
+    from data_prep.sources.pubmed.reader import read_citations
+
+    paths = sorted(Path(folder).glob("*.xml.gz"))
+    return lambda: [sum(1 for _ in read_citations(path)) for path in paths]
+
+
 def jats_ours(folder: str) -> Work:
     from data_prep.sources.jats.reader import read_articles
 
@@ -78,11 +85,24 @@ def _articles(folder: str) -> list[Path]:
 
 def shards_ours(documents: str, tokenizer: str) -> Work:
     """One file of documents packed best-fit into a shard: what the pack stage does for a unit."""
-    from data_prep.shards.build import pack_file
+    from data_prep.shards.assemble import shard_format
+    from data_prep.shards.build import encode_documents
+    from data_prep.shards.writer import ShardWriter
     from data_prep.tokenizer.encode import load_encoder
 
     encoder = load_encoder(Path(tokenizer))
-    return lambda: pack_file(Path(documents), encoder)
+    form = shard_format(
+        encoder, sequence_length=1024, policy="best_fit", row_group=256, begin_token=False
+    )
+
+    def work() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            shard, listed = Path(folder) / "shard.parquet", Path(folder) / "documents.parquet"
+            with ShardWriter(shard, listed, form, 4096) as writer:
+                for batch in encode_documents(Path(documents), encoder, form):
+                    writer.add_batch(batch)
+
+    return work
 
 
 def shards_datatrove(documents: str, tokenizer: str) -> Work:
@@ -107,6 +127,50 @@ def shards_datatrove(documents: str, tokenizer: str) -> Work:
                 ],
                 logging_dir=f"{folder}/log",
             ).run()
+
+    return work
+
+
+def signatures_ours(documents: str) -> Work:
+    """The stage signatures on one file: reading, words, MinHash, writing."""
+    from data_prep.config import CorpusConfig
+    from data_prep.curate.signatures import SignaturesStage
+    from data_prep.units import Unit
+
+    stage = SignaturesStage(CorpusConfig.model_validate({"output": "."}))
+    unit = Unit("one", {}, 0, {"documents": documents})
+
+    def work() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            stage.run_unit(unit, Path(folder))
+
+    return work
+
+
+def signatures_datatrove(documents: str) -> Work:
+    """datatrove's signature step, words split at white space instead of by a language's rules."""
+    from datatrove.pipeline.dedup.minhash import MinhashConfig, MinhashDedupSignature
+    from datatrove.pipeline.readers import JsonlReader
+    from datatrove.utils.hashing import HashConfig
+
+    path = Path(documents)
+
+    class AtSpaces(MinhashDedupSignature):
+        def get_shingles(self, text):  # type: ignore[no-untyped-def]
+            self._language_tokenizer = self._word_tokenizer = _Splitter()
+            return super().get_shingles(text)
+
+    class _Splitter:
+        def word_tokenize(self, text: str) -> list[str]:
+            return text.split()
+
+    def work() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            config = MinhashConfig(hash_config=HashConfig(precision=64, hash_fc="sha1"))
+            step = AtSpaces(folder, config)
+            reader = JsonlReader(str(path.parent), glob_pattern=path.name, compression="zstd")
+            for _ in step.run(reader.run(), 0, 1) or ():
+                pass
 
     return work
 

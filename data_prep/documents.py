@@ -106,8 +106,9 @@ def read_json_lines(path: Path) -> Iterator[Any]:
                 if line.strip():
                     yield orjson.loads(line)
     except (orjson.JSONDecodeError, EOFError, OSError, zlib.error) as error:
+        place = "line" if isinstance(error, orjson.JSONDecodeError) else "after line"
         raise DataError(
-            f"{path}: line {number}: not readable as JSON lines ({error}); "
+            f"{path}: {place} {number}: not readable as JSON lines ({error}); "
             "rebuild the file or remove it"
         ) from error
 

@@ -12,6 +12,15 @@ from data_prep.units import FAILURES
 Format = Literal["pubmed", "jats", "pmc", "s2orc", "text", "html", "parquet", "csv"]
 LicenceGroup = Literal["commercial", "noncommercial", "other", "nlm-terms"]
 ORIGINS = ("path", "url", "bucket", "release", "dataset")
+# The formats whose readers look at an option; given for another one it is a mistake.
+_READ_BY: dict[str, tuple[Format, ...]] = {
+    "fields": ("text", "parquet", "csv"),
+    "jats": ("jats", "pmc"),
+    "s2orc": ("s2orc",),
+    "licence": ("jats", "pmc", "s2orc", "text", "html", "parquet", "csv"),
+    "max_article_bytes": ("jats", "pmc", "s2orc", "text", "html", "parquet", "csv"),
+    "coverage_tolerance": ("pubmed",),
+}
 ALL_LICENCES: list[LicenceGroup] = ["commercial", "noncommercial", "other", "nlm-terms"]
 
 
@@ -121,7 +130,9 @@ class Source(Section):
         None  # ISO 639-2/B, of documents that do not say theirs; "detect": found out
     )
     licence: str | None = None  # of documents that do not say theirs, as "cc-by-4.0"
-    max_article_bytes: int = Field(64_000_000, ge=1000)  # of XML; lxml's tree takes 11 times that
+    max_article_bytes: int = Field(
+        64_000_000, ge=1000
+    )  # of a record; of XML lxml's tree takes 11 times that
     coverage_tolerance: float = Field(0.1, ge=0, le=1)  # see data_prep/extract/coverage.py
 
     @model_validator(mode="after")
@@ -134,4 +145,14 @@ class Source(Section):
         for origin, format in (("bucket", "pmc"), ("release", "s2orc"), ("dataset", "text")):
             if origin in given and self.format != format:
                 raise ValueError(f"{origin} goes with format {format}, found {self.format}")
+        return self
+
+    @model_validator(mode="after")
+    def _options_of_the_format(self) -> Self:
+        for option, formats in _READ_BY.items():
+            default = type(self).model_fields[option].default
+            if self.format not in formats and getattr(self, option) != default:
+                raise ValueError(
+                    f"{option} is for format {' or '.join(formats)}, found {self.format}"
+                )
         return self

@@ -14,10 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data_prep.config import Curate
-from data_prep.documents import NLM_TERMS
-
-COMMERCIAL = ("cc0", "cc-by", "cc-by-sa", "cc-by-nd")
-NONCOMMERCIAL = ("cc-by-nc", "cc-by-nc-sa", "cc-by-nc-nd")
+from data_prep.sources.licence import licence_group
 
 UNDETERMINED = "und"  # ISO 639-2's code for a language that nobody stated
 
@@ -109,25 +106,6 @@ def accepts_language(code: str | None, settings: FilterSettings) -> bool:
     """Whether a language code (None: not known) is accepted."""
     wanted = settings["languages"]
     return not wanted or code in (None, UNDETERMINED) or code in wanted
-
-
-def licence_group(code: str | None) -> str:
-    """commercial, noncommercial, other or nlm-terms: the groups by which NLM divides PMC.
-
-    (https://pmc.ncbi.nlm.nih.gov/tools/openftlist/: CC0, BY, BY-SA and BY-ND allow commercial use,
-    the NC licences do not, custom licences and none are "other".) Citations are a group of their own.
-    """
-    if code == NLM_TERMS:
-        return NLM_TERMS
-    family = _without_version(code or "")
-    if family in COMMERCIAL:
-        return "commercial"
-    return "noncommercial" if family in NONCOMMERCIAL else "other"
-
-
-def _without_version(code: str) -> str:
-    name, _, version = code.rpartition("-")
-    return name if name and version[:1].isdigit() else code
 
 
 def split_of(article_key: str, validation_fraction: float) -> Literal["train", "validation"]:

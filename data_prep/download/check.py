@@ -14,6 +14,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import httpx2
+from rich.markup import escape
 
 from data_prep.config import CorpusConfig
 from data_prep.download.inventory import SUFFIXES, find_files, is_wanted
@@ -58,10 +59,8 @@ def tell(findings: list[Finding]) -> bool:
     """Print a line for each finding; whether all is as it should be."""
     for found in findings:
         state = f"[{_STYLES.get(found.state, 'red')}]{found.state:11}[/]"
-        console.print(
-            f"{state} {found.source}: {found.place}: ", end="", highlight=False, soft_wrap=True
-        )
-        console.print(found.message, highlight=False, markup=False, soft_wrap=True)
+        about = escape(f"{found.source}: {found.place}: {found.message}")
+        console.print(f"{state} {about}", highlight=False, soft_wrap=True)
     return all(found.state == "ok" for found in findings)
 
 

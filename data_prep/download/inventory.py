@@ -189,7 +189,9 @@ def _inspect(folder: Path, name: str, cache: HashCache) -> tuple[dict[str, Any],
             return failed_row(name, f"{checksum}: no MD5 in it; fetch it again or remove it"), True
         found = cache.digests(name, path, with_md5=expected is not None)
     except OSError as error:
-        return failed_row(name, f"{error.filename or path}: {error.strerror}; mend or remove it"), True
+        return failed_row(
+            name, f"{error.filename or path}: {error.strerror}; mend or remove it"
+        ), True
     if expected and found.md5 != expected:
         reason = f"{path}: its MD5 is {found.md5}, {checksum.name} says {expected}; fetch it again"
         return failed_row(name, reason), found.fresh

@@ -97,11 +97,8 @@ def _mirror(
     session: Session, title: str, source: Source, folder: Path, previous: Rows
 ) -> tuple[Rows, set[str]]:
     listed = list_files(session, source.url, source.format)
-    if source.format == "pubmed" and (missing := missing_numbers(listed)):
-        numbers = ", ".join(map(str, missing[:5])) + (" …" if len(missing) > 5 else "")
-        console.print(
-            f"{title}: the listings lack the files of number {numbers}; NLM may be writing"
-        )
+    if source.format == "pubmed":
+        _tell_gaps(title, listed)
     files = folder / "files"
     files.mkdir(parents=True, exist_ok=True)
     cache = HashCache(folder / "hashes.jsonl")
@@ -135,6 +132,20 @@ def _mirror(
         validator = wanted[name].remote.validator if name in wanted else known.get(name)
         row |= {"url": listed[name].url, "validator": validator}
     return sorted(result, key=lambda row: row["name"]), set(fetched)
+
+
+def _tell_gaps(title: str, names: Iterable[str]) -> None:
+    names = list(names)
+    if not releases(names):
+        console.print(
+            f"{title}: the listings lack the file of number 1, the first of a year's baseline: without a "
+            "baseline most citations are missing"
+        )
+    if missing := missing_numbers(names):
+        numbers = ", ".join(map(str, missing[:5])) + (" …" if len(missing) > 5 else "")
+        console.print(
+            f"{title}: the listings lack the files of number {numbers}; NLM may be writing"
+        )
 
 
 def list_files(session: Session, urls: Iterable[str], format: str) -> dict[str, Listed]:
@@ -213,7 +224,7 @@ def _fetch(
     def check(path: Path) -> None:
         nonlocal checksum
         if checksum is None and name.endswith((".gz", ".tgz")):
-            _check_gzip(path)
+            check_gzip(path)
         found = cache.digests(name, path, with_md5=checksum is not None).md5
         if checksum is None or found == md5_of(checksum):
             return
@@ -231,7 +242,7 @@ def _fetch(
             partial.write_text(checksum)
 
 
-def _check_gzip(path: Path) -> None:
+def check_gzip(path: Path) -> None:
     """Raise BrokenError where a gzip file is cut or damaged: without a checksum nothing else tells."""
     try:
         with igzip.open(path, "rb") as stream:

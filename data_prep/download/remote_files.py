@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from data_prep.download.inventory import SUFFIXES, is_wanted
-from data_prep.download.mirror import Rows, is_listing
+from data_prep.download.mirror import Rows, check_gzip, is_listing
 from data_prep.download.remote_sync import RemoteFile, bring_up_to_date
 from data_prep.download.transfer import BrokenError, Patience, Remote, Session, StoppedError
 from data_prep.errors import DataError
@@ -41,7 +41,7 @@ def fetch(
             system, path = places[file.url]
             if system is None:
                 remote = Remote(file.url, file.bytes, file.validator)
-                session.fetch(remote, part, lambda part: _check_size(file, part), arrived)
+                session.fetch(remote, part, lambda part: _check(file, part), arrived)
             else:
                 _insist(patience, session.stop, file.url, part,
                         lambda: _read_rest(system, path, file, part, arrived, session.stop))  # fmt: skip
@@ -135,16 +135,19 @@ def _read_rest(
                 raise StoppedError
             target.write(chunk)
             arrived(len(chunk))
-    _check_size(file, part)
+    _check(file, part)
     system.invalidate_cache(path)
     if _validator(system.info(path)) != file.validator:
         raise BrokenError("it changed while it was fetched; run the stage again")
 
 
-def _check_size(file: RemoteFile, part: Path) -> None:
+def _check(file: RemoteFile, part: Path) -> None:
+    """Raise BrokenError where a file is not whole, as far as that can be told without a checksum."""
     size = part.stat().st_size
     if file.bytes is not None and size != file.bytes:
         raise BrokenError(f"it has {size} bytes, {file.bytes} were announced")
+    if file.name.endswith((".gz", ".tgz")):
+        check_gzip(part)
 
 
 def _insist(

@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 import orjson
 
 from data_prep.download.inventory import SUFFIXES, is_wanted
-from data_prep.download.mirror import Rows
+from data_prep.download.mirror import Rows, check_gzip
 from data_prep.download.remote_sync import RemoteFile, bring_up_to_date
 from data_prep.download.transfer import Patience, RefusedError, Remote, Session
 from data_prep.errors import ConfigError, DataError
@@ -70,11 +70,15 @@ def _fetch(
     found = [RemoteFile(name, _bare(url), None, service.release) for name, url in addresses.items()]
 
     def get(file: RemoteFile, part: Path, arrived: Callable[[int], None]) -> None:
+        def check(part: Path) -> None:
+            if file.name.endswith(".gz"):
+                check_gzip(part)
+
         was_refused = False
         while True:
             address, before = addresses[file.name], _size(part)
             try:
-                return session.fetch(Remote(address, None, None), part, lambda part: None, arrived)
+                return session.fetch(Remote(address, None, None), part, check, arrived)
             except DataError as error:
                 expired = isinstance(error, RefusedError) and error.status == _EXPIRED
                 if not expired or (was_refused and _size(part) <= before):

@@ -19,7 +19,7 @@ from data_prep.download.inventory import (
 )
 from data_prep.download.mirror import Rows, is_listing
 from data_prep.download.transfer import Patience
-from data_prep.errors import DataError
+from data_prep.errors import DataError, explain
 from data_prep.files import write_json
 from data_prep.run.executor import StageReport
 from data_prep.units import FAILURES, failure_path, failures
@@ -48,7 +48,7 @@ def download(config: CorpusConfig, patience: Patience | None = None) -> StageRep
     }
     report = StageReport(NAME, done=[], ran=[], failed={})
     directory = config.downloads
-    shutil.rmtree(directory / FAILURES, ignore_errors=True)
+    _forget_failures(config)
     for name, source in sorted(config.sources.items()):
         manifest = manifest_path(config, name)
         previous = list(read_json_lines(manifest)) if manifest.exists() else []
@@ -64,13 +64,22 @@ def download(config: CorpusConfig, patience: Patience | None = None) -> StageRep
                     previous,
                     patience or Patience(),
                 )
-        except DataError as error:
-            report.failed[name] = str(error)
-            write_json(failure_path(directory, name), {"unit": name, "error": str(error)})
+        except (DataError, OSError) as error:
+            reason = explain(error) or str(error)
+            report.failed[name] = reason
+            write_json(failure_path(directory, name), {"unit": name, "error": reason})
             continue
         write_rows(manifest, rows)
         _add(report, name, rows, changed)
     return report
+
+
+def _forget_failures(config: CorpusConfig) -> None:
+    """Remove what is remembered of sources that failed; those of other corpora in a shared folder stay."""
+    if config.raw is None:
+        shutil.rmtree(config.downloads / FAILURES, ignore_errors=True)
+    for name in config.sources:
+        failure_path(config.downloads, name).unlink(missing_ok=True)
 
 
 def failed_downloads(config: CorpusConfig, source: str) -> list[str]:

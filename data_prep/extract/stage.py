@@ -32,7 +32,7 @@ class ExtractStage(Stage):
     """A unit per PubMed or text file, or batch of JATS files: documents, rejects and an index.
 
     A unit's folder holds documents.jsonl.zst, rejects.jsonl.zst ({place, reason}) and index.parquet
-    (extract_index.INDEX_SCHEMA). A broken record is rejected; a broken file fails its unit, and so does
+    (index.INDEX_SCHEMA). A broken record is rejected; a broken file fails its unit, and so does
     one of PubMed's that has less in it than before (data_prep/extract/coverage.py).
     """
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import heapq
 import os
+import secrets
 import shutil
-import signal
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -21,18 +21,16 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from datatrove.executor.local import LocalPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.logging import logger
-from multiprocess import parent_process, set_forkserver_preload
 
 from data_prep.config import CorpusConfig
-from data_prep.errors import DataError, ProjectError
+from data_prep.errors import DataError
 from data_prep.files import canonical_json, read_json, remove_partials, write_json
 from data_prep.lock import identity
 from data_prep.progress import follow
 from data_prep.run.plan import RUN, states, tally, write_plan
-from data_prep.run.processes import InterruptedUnitError, UnitProcess, bound_children
+from data_prep.run.processes import InterruptedUnitError, UnitProcess
 from data_prep.units import (
     FAILURES,
     Stage,
@@ -47,9 +45,6 @@ from data_prep.units import (
 
 # Units report through their records; datatrove's own log lines would say it twice.
 logger.disable("datatrove")
-
-# The server that forks processes imports every stage once, and not each process anew (0.6 s).
-set_forkserver_preload(["data_prep.pipeline", "pandas"])
 
 # Shares for each job at once: the last one to end holds the others up by a quarter of the time at most.
 SHARES = 4
@@ -70,12 +65,11 @@ class UnitStep(PipelineStep):
         self.stage = stage
         self.shares = shares
         self.home = os.getcwd()  # what relative paths of a config start from, on every node
+        self.key = secrets.token_hex(8)  # of this run, among those that a process works for
 
     def run(self, data=None, rank: int = 0, world_size: int = 1):  # type: ignore[no-untyped-def]
-        if parent_process() is not None:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run's process ends this one
         os.chdir(self.home)
-        process = _unit_process(self.stage, self.shares)
+        process = _unit_process(self.stage, self.key)
         with self.track_time():
             for values in read_json(self.shares / f"{rank}.json"):
                 try:
@@ -85,25 +79,26 @@ class UnitStep(PipelineStep):
         yield from ()
 
 
-# One for all the tasks that a process of a pool gets, so that a stage prepares once and not once a unit.
-_processes: dict[Path, UnitProcess] = {}
+# One for all the tasks that a process gets of a run, so that a stage prepares once and not once a task.
+_processes: dict[str, UnitProcess] = {}
 
 
-def _unit_process(stage: Stage, shares: Path) -> UnitProcess:
-    if shares not in _processes:
+def _unit_process(stage: Stage, key: str) -> UnitProcess:
+    if key not in _processes:
+        # Ray's processes go on to the next run.
         for earlier in _processes.values():
             earlier.close()
         _processes.clear()
 
         def prepare() -> None:
-            with suppress(ProjectError):  # each unit meets the fault itself, and says so
+            with suppress(Exception):  # each unit meets the fault itself, and says so
                 stage.prepare()
 
         def work(values: bytes) -> None:
             execute(stage, Unit(**orjson.loads(values)))
 
-        _processes[shares] = UnitProcess(prepare, work)
-    return _processes[shares]
+        _processes[key] = UnitProcess(prepare, work)
+    return _processes[key]
 
 
 def _run_unit(process: UnitProcess, stage: Stage, unit: Unit) -> None:
@@ -153,33 +148,6 @@ class Executor(ABC):
         return {"executor": self.name, "workers": self.workers}
 
 
-class LocalProcesses(Executor):
-    """Processes on this machine, each taking the next unit."""
-
-    name = "local"
-
-    def __init__(self, workers: int):
-        self.workers = workers
-
-    def shares(self, units: int) -> int:
-        return units if self.workers > 1 else 1
-
-    def run(self, work: Work, note: Callable[[str], None]) -> Mapping[str, str]:
-        tasks = len(work.shares)
-        # A lone worker would be this very process, from which no unit must be forked (UnitProcess): a
-        # pool of two with one share does one unit after the other as well.
-        executor = LocalPipelineExecutor(
-            pipeline=[work.step],
-            tasks=tasks,
-            workers=max(min(self.workers, tasks), 2),
-            logging_dir=str(work.folder),
-            skip_completed=False,
-        )
-        with bound_children():
-            executor.run()
-        return {}
-
-
 def executor_of(config: CorpusConfig) -> Executor:
     """The executor that a config names. Raises ConfigError where it cannot be had here."""
     if config.executor == "slurm":
@@ -190,7 +158,13 @@ def executor_of(config: CorpusConfig) -> Executor:
         from data_prep.run.ray_jobs import RayJobs
 
         return RayJobs(config.workers, config.ray)
-    return LocalProcesses(config.workers)
+    return _local(config.workers)
+
+
+def _local(workers: int) -> Executor:
+    from data_prep.run.local import LocalProcesses
+
+    return LocalProcesses(workers)
 
 
 @dataclass(frozen=True)
@@ -209,7 +183,7 @@ def run_stage(stage: Stage, on: Executor | int = 1) -> StageReport:
     Outputs of units that are no more are removed, and what a killed run left half-written. A unit that
     did not come to an end has a failure record when this returns, so that later stages know of it.
     """
-    executor = LocalProcesses(on) if isinstance(on, int) else on
+    executor = _local(on) if isinstance(on, int) else on
     units = stage.units()
     _check_names(stage, units)
     stage.directory.mkdir(parents=True, exist_ok=True)

@@ -1,14 +1,12 @@
-"""A process for each unit: what kills it ends that unit alone, and it outlives nobody who waits for it."""
+"""A process for units: what kills it ends the unit at hand alone, and it outlives nobody who waits for it."""
 
 import ctypes
 import os
-import select
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-
-from multiprocess import parent_process
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 INTERRUPTED = 130  # 128 + SIGINT, as shells say it
@@ -16,31 +14,6 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells say it
 OOM_SCORE = 500
 UNITS_A_PROCESS = 64  # what it holds on to, tokenizers' caches above all, goes with it
 DONE = b"."
-
-_binding = False  # whether processes that are forked now die with this one
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def _after_fork() -> None:
-    if _binding:
-        _die_with_parent()
-
-
-os.register_at_fork(after_in_child=_after_fork)
-
-
-@contextmanager
-def bound_children() -> Iterator[None]:
-    """What this thread forks in the block, a library's helpers too, is killed with this process."""
-    global _binding
-    _binding = True
-    try:
-        yield
-    finally:
-        _binding = False
 
 
 class InterruptedUnitError(Exception):
@@ -51,8 +24,7 @@ class UnitProcess:
     """A child process that does units one after the other; what kills it ends the unit at hand alone.
 
     It is forked from a process that has done no unit itself: libraries that keep threads (tokenizers,
-    Arrow) can stand still for ever in the child of a process that used them. It dies with that process,
-    and both with the process that started that one.
+    Arrow) can stand still for ever in the child of a process that used them. It dies with that process.
     """
 
     def __init__(self, prepare: Callable[[], None], work: Callable[[bytes], None]):
@@ -115,7 +87,6 @@ class _Child:
         self.units += 1
         with suppress(BrokenPipeError):
             _write(self._orders, len(unit).to_bytes(8, "big") + unit)
-        _wait_for(self._answers)
         return os.read(self._answers, 1) == DONE
 
     def exit_code(self) -> int:
@@ -139,7 +110,7 @@ def _be_child(
     code = 1
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        _die_with_parent()
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # it died before the line above
             os._exit(code)
         with suppress(OSError):
@@ -152,6 +123,8 @@ def _be_child(
         code = 0
     except KeyboardInterrupt:
         code = INTERRUPTED
+    except BaseException:
+        traceback.print_exc()  # `work` writes down what a unit can do wrong: this is a fault of ours
     finally:
         os._exit(code)
 
@@ -161,22 +134,9 @@ def _write(end: int, data: bytes) -> None:
         data = data[os.write(end, data) :]
 
 
-def _wait_for(answers: int) -> None:
-    """Return when the child answered or ended; end this process, and so the child, when its own parent did."""
-    above = parent_process()
-    waiting = select.poll()
-    waiting.register(answers)
-    if above is not None:
-        waiting.register(above.sentinel)
-    if answers not in [ready for ready, _ in waiting.poll()]:
-        os._exit(1)
-
-
-def _reason(code: int) -> str | None:
-    if code == 0:
-        return None
+def _reason(code: int) -> str:
     if code == -signal.SIGKILL:
         return "its process was killed (out of memory?); give it more memory, or run fewer at once"
     if code < 0:
         return f"its process was ended by signal {-code} ({signal.Signals(-code).name})"
-    return "its process ended without a reason (disk full?)"
+    return f"its process ended with code {code} and without a record; what it printed says more"

@@ -29,16 +29,20 @@ def open_input(path: Path) -> BinaryIO:
     return open_lines(path)
 
 
-def refuse_twice_compressed(path: Path) -> None:
-    """Raise DataError where what a compressed file holds is itself compressed; only its beginning is read."""
+def is_twice_compressed(path: Path) -> bool:
+    """Whether what a compressed file holds is itself compressed; only its beginning is read."""
     if not path.name.endswith(SUFFIXES):
-        return
+        return False
     try:
         with open_input(path) as stream:
-            head = stream.read(4)
+            return is_compressed(stream.read(4))
     except UNREADABLE:  # type: ignore[misc]
-        return  # the format's reader says where it breaks
-    if is_compressed(head):
+        return False  # the format's reader says where it breaks
+
+
+def refuse_twice_compressed(path: Path) -> None:
+    """Raise DataError where what a compressed file holds is itself compressed."""
+    if is_twice_compressed(path):
         raise DataError(
             f"{path}: compressed twice: what it unpacks to is compressed again; unpack it once"
         )

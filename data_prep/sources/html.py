@@ -44,7 +44,7 @@ def read_pages(path: Path, name: str, source: Source) -> Iterator[Document | Rej
         return
     try:
         page = decoded(path.read_bytes())
-    except (UnicodeDecodeError, LookupError) as error:
+    except (UnicodeError, LookupError) as error:
         yield Reject(name, f"unknown encoding: {error}")
         return
     yield _document(page, name)
@@ -53,7 +53,7 @@ def read_pages(path: Path, name: str, source: Source) -> Iterator[Document | Rej
 def decoded(page: bytes) -> str:
     """A page's text, by its byte order mark, what it declares, else UTF-8 or Windows-1252.
 
-    Raises UnicodeDecodeError or LookupError where what it declares is wrong.
+    Raises UnicodeError or LookupError where what it declares is wrong.
     """
     for mark, encoding in _MARKS:
         if page.startswith(mark):

@@ -5,9 +5,13 @@ from collections.abc import Iterator
 
 from lxml import etree
 
+from data_prep.documents import NLM_TERMS
+from data_prep.source_config import LicenceGroup
 from data_prep.sources.markup import inline_text
 
 CUSTOM = "custom"
+_COMMERCIAL = ("cc0", "cc-by", "cc-by-sa", "cc-by-nd")
+_NONCOMMERCIAL = ("cc-by-nc", "cc-by-nc-sa", "cc-by-nc-nd")
 _XLINK = "{http://www.w3.org/1999/xlink}href"
 # creativecommons.org/licenses/by-nc/4.0/ … and the dedication publicdomain/zero/1.0.
 _URL = re.compile(
@@ -52,6 +56,20 @@ def named_licence(text: str) -> str | None:
         return "cc0"
     match = _LISTED.fullmatch(words)
     return _code(match[1], match[2]) if match else CUSTOM
+
+
+def licence_group(code: str | None) -> LicenceGroup:
+    """commercial, noncommercial, other or nlm-terms: the groups by which NLM divides PMC.
+
+    (https://pmc.ncbi.nlm.nih.gov/tools/openftlist/: CC0, BY, BY-SA and BY-ND allow commercial use,
+    the NC licences do not, custom licences and none are "other".) Citations are a group of their own.
+    """
+    if code == NLM_TERMS:
+        return "nlm-terms"
+    family = re.sub(r"-\d.*$", "", code or "")
+    if family in _COMMERCIAL:
+        return "commercial"
+    return "noncommercial" if family in _NONCOMMERCIAL else "other"
 
 
 def _statements(front: etree._Element) -> Iterator[str]:

@@ -3,6 +3,7 @@
 import re
 import unicodedata
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from lxml import etree
@@ -25,7 +26,7 @@ _ACCENTS_OVER = {
 }  # fmt: skip
 _ACCENTS_UNDER = {"_": "\u0332", "¯": "\u0332", "‾": "\u0332", "ˍ": "\u0332", "―": "\u0332"}
 _NOT_SHOWN = (
-    "annotation", "annotation-xml", "mphantom", "none", "mprescripts", "malignmark", "maligngroup", "",
+    "annotation", "annotation-xml", "mphantom", "none", "mprescripts", "malignmark", "maligngroup",
 )  # fmt: skip
 _LOOSE_BRACKET = re.compile(r"(?<=[(\[{])\s+|\s+(?=[)\]},;])")
 _BRACKETS_DEEP = 20  # brackets nested deeper than any formula's are not looked into
@@ -67,6 +68,11 @@ def _nothing(element: etree._Element) -> str:
     return ""
 
 
+def _no_element(node: etree._Element) -> str:
+    """A comment, processing instruction or entity, which is no child in MathML's sense."""
+    return ""
+
+
 def _space(element: etree._Element) -> str:
     return " "
 
@@ -78,14 +84,29 @@ def _first(element: etree._Element) -> str:
 def _texts(element: etree._Element) -> list[str]:
     texts = []  # no comprehension: it would be a frame more at every level of nesting
     for child in element:
-        if name := _LOCAL_NAMES[child.tag]:
-            texts.append(_BUILDERS.get(name, _row)(child))
+        build = _BUILDERS[child.tag]
+        if build is not _no_element:
+            texts.append(build(child))
     return texts
 
 
 def _token(element: etree._Element) -> str:
     text = "".join(element.itertext(etree.Element)) if len(element) else element.text or ""
-    return text if text.isascii() else without_unseen(text).translate(_INVISIBLE)
+    return text if text.isascii() else _shown(text)
+
+
+def _word(element: etree._Element) -> str:
+    """An identifier or text, which stands apart from the words around it."""
+    return _token(element)
+
+
+def _sign(element: etree._Element) -> str:
+    return _token(element)
+
+
+@lru_cache(1024)
+def _shown(text: str) -> str:
+    return without_unseen(text).translate(_INVISIBLE)
 
 
 def _row(element: etree._Element) -> str:
@@ -93,22 +114,28 @@ def _row(element: etree._Element) -> str:
     row = ""
     after_word = False
     for child in element:
-        name = _LOCAL_NAMES[child.tag]
-        text = _BUILDERS.get(name, _row)(child)
+        build = _BUILDERS[child.tag]
+        text = build(child)
         if not text:
             continue
-        if name == "mo":
+        if build is _sign:
             row += _operator(text.strip(), row)
             after_word = False
             continue
-        bare = text.strip()
         # "sin x", "a b/c": run together they would read as something else.
-        is_word = name == "mfrac" or (name in ("mi", "mtext") and len(bare) > 1 and bare.isalpha())
-        if (after_word and bare[:1].isalnum()) or (is_word and row[-1:].isalnum()):
+        is_word = build is _fraction or (build is _word and _is_word(text))
+        if row and (
+            (after_word and text.lstrip()[:1].isalnum()) or (is_word and row[-1].isalnum())
+        ):
             text = " " + text
         row += text
         after_word = is_word
     return row
+
+
+def _is_word(text: str) -> bool:
+    text = text.strip()
+    return len(text) > 1 and text.isalpha()
 
 
 def _operator(sign: str, before: str) -> str:
@@ -235,23 +262,38 @@ def _script_pairs(texts: list[str]) -> str:
     )
 
 
-_BUILDERS: dict[str, Callable[[etree._Element], str]] = {
-    **dict.fromkeys(_NOT_SHOWN, _nothing),
-    **dict.fromkeys(("mi", "mn", "mo", "mtext", "ms"), _token),
-    **dict.fromkeys(("semantics", "maction"), _first),
-    "mspace": _space,
-    "mfrac": _fraction,
-    "msqrt": _square_root,
-    "mroot": _root,
-    "msup": _superscripted,
-    "msub": _subscripted,
-    "msubsup": _both_scripts,
-    "munderover": _both_scripts,
-    "mmultiscripts": _multiscripts,
-    "mover": _over,
-    "munder": _under,
-    "mfenced": _fenced,
-    "mtable": _table,
-    "mtr": _table_row,
-    "mlabeledtr": _labelled_row,
-}
+class _Builders(dict[Any, Callable[[etree._Element], str]]):
+    """What reads each tag, in any namespace; of what MathML does not know the children as a row."""
+
+    def __missing__(self, tag: Any) -> Callable[[etree._Element], str]:
+        name = _LOCAL_NAMES[tag]
+        build = self.get(name, _row) if name else _no_element
+        if len(self) < _MAX_TAGS:
+            self[tag] = build
+        return build
+
+
+_BUILDERS = _Builders(
+    {
+        **dict.fromkeys(_NOT_SHOWN, _nothing),
+        **dict.fromkeys(("mi", "mtext"), _word),
+        **dict.fromkeys(("mn", "ms"), _token),
+        "mo": _sign,
+        **dict.fromkeys(("semantics", "maction"), _first),
+        "mspace": _space,
+        "mfrac": _fraction,
+        "msqrt": _square_root,
+        "mroot": _root,
+        "msup": _superscripted,
+        "msub": _subscripted,
+        "msubsup": _both_scripts,
+        "munderover": _both_scripts,
+        "mmultiscripts": _multiscripts,
+        "mover": _over,
+        "munder": _under,
+        "mfenced": _fenced,
+        "mtable": _table,
+        "mtr": _table_row,
+        "mlabeledtr": _labelled_row,
+    }
+)

@@ -1,8 +1,9 @@
-"""Reads the parts that the download of PMC's bucket writes (pmc_writer.py)."""
+"""Reads the parts that the download of PMC's bucket writes (download/pmc/writer.py)."""
 
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from data_prep.documents import Deletion, Reject, read_json_lines
 from data_prep.errors import DataError
@@ -21,9 +22,10 @@ def read_part(
     for number, record in enumerate(read_json_lines(path), start=1):
         key = str(record.get("key")) if isinstance(record, dict) else ""
         pmcid = normalised_pmcid(key)
-        if pmcid is None or not ({"xml", "broken", "withdrawn"} & record.keys()):
+        if pmcid is None or not _is_whole(record):
             raise DataError(
-                f"{path}: line {number}: not an article; expected key and xml, as the stage download writes them"
+                f"{path}: line {number}: not an article; expected key, about and xml, as the stage download writes "
+                "them: fetch the part again"
             )
         if record.get("withdrawn"):
             yield Deletion(None, pmcid_version(key) or 1, pmcid)
@@ -38,3 +40,11 @@ def read_part(
                 record.get("about"),
                 tally,
             )
+
+
+def _is_whole(record: dict[str, Any]) -> bool:
+    """Whether the fields of a line are of the types that the download writes."""
+    if record.get("withdrawn"):
+        return True
+    content = record.get("broken", record.get("xml"))
+    return isinstance(content, str) and isinstance(record.get("about") or {}, dict)

@@ -94,6 +94,13 @@ def field_of(record: Mapping[str, Any], path: str) -> Any:
     return value
 
 
+def too_large(place: str, limit: int) -> Reject:
+    """What a record of more bytes than a source's max_article_bytes gives."""
+    return Reject(
+        place, f"too large: more than {limit} bytes, which is the source's max_article_bytes"
+    )
+
+
 def names_of(names: Mapping[str, Any] | list[str]) -> str:
     """The first names of fields or columns, quoted, for a message."""
     shown = [f'"{name}"' for name in list(names)[:_SHOWN]]

@@ -10,7 +10,7 @@ from data_prep.documents import Document, Reject
 from data_prep.errors import DataError
 from data_prep.source_config import Source
 from data_prep.sources.compressed import UNREADABLE, open_input
-from data_prep.sources.records import RecordReader, names_of
+from data_prep.sources.records import RecordReader, field_of, names_of, too_large
 
 _BATCH = 256  # rows read at once: some MB of text, however large a row group is
 _BUFFER_BYTES = (
@@ -23,7 +23,7 @@ def read_parquet(
 ) -> Iterator[Document | Reject]:
     """Yield the documents of a Parquet file, a row each; `source.fields` names the columns.
 
-    A row without a text gives a Reject; raises DataError where the column of texts is missing or the
+    A row without a text, or with more than `source.max_article_bytes` characters of it, gives a Reject; raises DataError where the column of texts is missing or the
     file is broken, after the rows before.
     """
     import pyarrow as pa
@@ -37,12 +37,21 @@ def read_parquet(
             for batch in file.iter_batches(_BATCH, columns=columns):
                 for row in batch.to_pylist():
                     number += 1
-                    yield records.read(row, number, f"{name}: row {number}")
-    except (pa.ArrowException, OSError) as error:
+                    yield _of_row(records, row, number, f"{name}: row {number}", source)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise DataError(
             f"{path}: broken after row {number}: {reason}; fetch or write the file again"
         ) from error
+
+
+def _of_row(
+    records: RecordReader, row: dict[str, Any], number: int, place: str, source: Source
+) -> Document | Reject:
+    text = field_of(row, source.fields.text)
+    if isinstance(text, str) and len(text) > source.max_article_bytes:
+        return too_large(place, source.max_article_bytes)
+    return records.read(row, number, place)
 
 
 def _columns(path: Path, names: list[str], source: Source) -> list[str]:

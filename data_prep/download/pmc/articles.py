@@ -1,8 +1,8 @@
 """Which article versions of PMC's bucket are here, in which part, and what is to be done about the others.
 
 `articles/<number>.parquet` goes with `files/part-<number>.jsonl.zst` and has a row for each article that
-was asked about while that part was written: its key and state (pmc_inventory.py), what became of it, its
-traits (pmc_layout.py) and the bytes of its XML. Of several rows of an article the last part's counts. The
+was asked about while that part was written: its key and state (inventory.py), what became of it, its
+traits (layout.py) and the bytes of its XML. Of several rows of an article the last part's counts. The
 file's metadata hold the part's SHA-256, so that a part that is damaged or gone is known, forgotten, and its articles are
 fetched again.
 """

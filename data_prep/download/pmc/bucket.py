@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -43,6 +44,7 @@ from data_prep.download.pmc.layout import (
     Metadata,
     are_wanted,
     count_unwanted,
+    key_of,
     metadata_key,
     name_of,
     read_metadata,
@@ -52,13 +54,16 @@ from data_prep.download.transfer import BrokenError, Patience
 from data_prep.errors import DataError
 from data_prep.progress import console
 from data_prep.source_config import Source
+from data_prep.sources.xml_stream import xml_text
 
 Rows = list[dict[str, Any]]
 
 HASHING = 4  # threads that read parts anew: as many as keep a disk busy
 # Failures with no success between them that mean the bucket, not the article; one a connection at least.
 HOPELESS = 20
-MOST_FAILURES = 1000  # as many more would say nothing new
+MOST_FAILURES = 10_000  # that are named, of some 8 million articles
+ARTICLE_BYTES = 24_000  # in a part: 66 articles of PMC and PLOS, 131 KB of XML each, measured
+AVERAGED = 10_000  # articles asked about, from which on their own average is the better guess
 
 
 @dataclass(order=True)
@@ -99,13 +104,14 @@ def fetch(
             "PMC makes one a day: python -m data_prep sources check CONFIG",
             soft_wrap=True,
         )
+    _warn_of_little_space(title, folder / "files", len(plan.fetch), len(known.key))
     run = _Run(title, source, folder, known, patience)
     del inventory
     for key in plan.withdraw.tolist():
         run.withdraw(key)
     run.writer.finish()
     try:
-        asyncio.run(run.fetch_all(plan.fetch))
+        asyncio.run(run.fetch_all(run.failed_last(plan.fetch, previous)))
     finally:
         run.writer.abandon()
     for name, sha256 in run.writer.written.items():
@@ -117,6 +123,20 @@ def fetch(
         counts = ", ".join(f"{name}: {number:,}" for name, number in sorted(tally.items()))
         console.print(f"{title}: {counts}", highlight=False, soft_wrap=True)
     return rows, set(run.writer.written)
+
+
+def _warn_of_little_space(title: str, files: Path, articles: int, known: int) -> None:
+    """Say so where the disk looks too small: no list has the sizes of the articles, so this is an estimate."""
+    here = sum(path.stat().st_size for path in files.iterdir())
+    needed = articles * (here / known if known >= AVERAGED else ARTICLE_BYTES)
+    free = shutil.disk_usage(files).free
+    if needed > free:
+        console.print(
+            f"{title}: about {needed / 1e9:.0f} GB to fetch, {free / 1e9:.0f} GB free in {files}; make room "
+            "or set raw to a larger disk (a run that fills the disk ends, and the same command goes on)",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 class _Run:
@@ -134,6 +154,17 @@ class _Run:
         self._most_bytes = source.max_article_bytes
         self._known = known
         self._patience = patience
+
+    def failed_last(self, keys: np.ndarray, previous: Rows) -> np.ndarray:
+        """The keys, those that failed in the last run behind the others and failed until they are had.
+
+        Enough of them in a row would otherwise end every run before it comes to what is new.
+        """
+        failed = {key_of(row["name"]): row["reason"] for row in previous if row["state"] != "ok"}
+        failed.pop(None, None)
+        again = np.isin(keys, np.array(list(failed), np.uint64))
+        self.failures |= {name_of(key): failed[key] for key in keys[again].tolist()}
+        return np.concatenate([keys[~again], keys[again]])
 
     def withdraw(self, key: int) -> None:
         """Take back an article that an earlier part has."""
@@ -219,11 +250,9 @@ class _Run:
         self.tally["fetched"] += 1
         self.tally["fetched without license_code"] += "license_code" not in metadata.record
         try:
-            return outcome(FETCHED, len(xml), xml=xml.decode())
-        except UnicodeDecodeError as error:
-            return outcome(
-                FETCHED, len(xml), broken=f"not UTF-8: {error.reason} at byte {error.start}"
-            )
+            return outcome(FETCHED, len(xml), xml=xml_text(xml))
+        except (UnicodeError, LookupError) as error:
+            return outcome(FETCHED, len(xml), broken=f"unknown encoding: {error}")
 
     def _taken_back(self, key: int, outcome: Outcome) -> Outcome:
         """The outcome for an article that is not wanted, with a withdrawal where a version of it is here."""
@@ -248,16 +277,14 @@ class _Run:
                 if outcome.fault:
                     raise outcome.fault
                 if outcome.failure:
-                    self.failures[name_of(outcome.key)] = outcome.failure
+                    self._note_failure(outcome.key, outcome.failure)
                     hopeless += 1
-                    if (
-                        hopeless >= max(HOPELESS, self.bucket.connections)
-                        or len(self.failures) >= MOST_FAILURES
-                    ):
+                    if hopeless >= max(HOPELESS, self.bucket.connections):
                         self._give_up(total - done, outcome.failure)
                         break
                 else:
                     hopeless = 0
+                    self.failures.pop(name_of(outcome.key), None)
                     heapq.heappush(waiting, outcome)
                 rate = done / max(time.monotonic() - began, 1e-3)
                 bar.update(task, completed=done, rate=f"{rate:,.0f}/s")
@@ -279,6 +306,14 @@ class _Run:
             )  # reads the whole part: meanwhile others arrive
             if not console.is_terminal:
                 console.print(f"{self._title}: {progress}", highlight=False, soft_wrap=True)
+
+    def _note_failure(self, key: int, reason: str) -> None:
+        name = name_of(key)
+        if name in self.failures or len(self.failures) < MOST_FAILURES:
+            self.failures[name] = reason
+        else:
+            self.tally["failed and not named"] += 1
+            self.failures["articles"] = f"{MOST_FAILURES:,} and more failed, as this one: {reason}"
 
     def _give_up(self, left: int, reason: str) -> None:
         self.failures["articles"] = (

@@ -16,10 +16,9 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 import orjson
 
-from data_prep.curate.filters import licence_group
 from data_prep.errors import DataError
 from data_prep.source_config import ALL_LICENCES, Bucket
-from data_prep.sources.licence import named_licence
+from data_prep.sources.licence import licence_group, named_licence
 
 # Daily inventories of the metadata, kept for 30 days, in folders named by their time.
 INVENTORIES = "inventory-reports/pmc-oa-opendata/metadata"
@@ -32,12 +31,19 @@ REQUIRED = ("pmcid", "version", *FLAGS)
 OPTIONAL = ("license_code", "xml_url")
 VERSIONS = 10_000  # of one article, at most: the regular expression above allows four digits
 
+_NAME = re.compile(r"PMC([0-9]{1,14})\.([0-9]{1,4})")
 _MANUSCRIPT, _OCR = 4, 8  # beside two bits for the licence's group
 
 
 def name_of(key: int) -> str:
     """ "PMC13901.1", as the bucket writes an article version."""
     return f"PMC{key // VERSIONS}.{key % VERSIONS}"
+
+
+def key_of(name: str) -> int | None:
+    """The key of an article version; None where the name is none's."""
+    match = _NAME.fullmatch(name)
+    return int(match[1]) * VERSIONS + int(match[2]) if match else None
 
 
 def metadata_key(name: str) -> str:
@@ -70,7 +76,7 @@ def read_metadata(content: bytes, name: str) -> Metadata:
     if found != name:
         raise DataError(f"{metadata_key(name)}: it is about {found}")
     address = urlsplit(record.get("xml_url") or "")
-    traits = ALL_LICENCES.index(licence_group(named_licence(record.get("license_code") or "")))  # type: ignore[arg-type]
+    traits = ALL_LICENCES.index(licence_group(named_licence(record.get("license_code") or "")))
     traits |= _MANUSCRIPT * bool(record["is_manuscript"]) | _OCR * bool(record["is_historical_ocr"])
     md5 = parse_qs(address.query).get("md5", [None])[0]
     return Metadata(record, traits, address.path.lstrip("/") or None, md5 and md5.lower())

@@ -19,7 +19,7 @@ from data_prep.download.transfer import keep
 from data_prep.errors import DataError
 from data_prep.files import sha256_file
 
-Row = tuple[int, int, int, int, int]  # pmc_articles.SCHEMA
+Row = tuple[int, int, int, int, int]  # articles.SCHEMA
 # An unfinished part of articles that nobody wants is as much work to lose as a large one of others.
 MOST_ROWS = 200_000
 

@@ -1,16 +1,12 @@
 """What PMC's list says about an article (its metadata JSON), joined with what the article's XML says."""
 
-import re
 from collections import Counter
 from typing import Any
 
 from data_prep.sources.identifiers import normalised_doi, normalised_pmcid, whole_number
-from data_prep.sources.licence import CUSTOM, named_licence
+from data_prep.sources.licence import CUSTOM, licence_group, named_licence
 
-# NLM's groups by what they allow (https://pmc.ncbi.nlm.nih.gov/tools/openftlist/); what is in neither
-# allows least.
-_FREE = ("cc0", "cc-by", "cc-by-sa", "cc-by-nd")
-_NONCOMMERCIAL = ("cc-by-nc", "cc-by-nc-sa", "cc-by-nc-nd")
+_RESTRICTIONS = ("commercial", "noncommercial", "other")  # what is neither allows least
 
 
 def merge_about(metadata: dict[str, Any], about: dict[str, Any], tally: Counter[str]) -> None:
@@ -51,5 +47,4 @@ def _joined_licence(own: str | None, listed: str | None, tally: Counter[str]) ->
 
 
 def _restriction(code: str | None) -> int:
-    family = re.sub(r"-\d.*$", "", code or "")
-    return 0 if family in _FREE else 1 if family in _NONCOMMERCIAL else 2
+    return _RESTRICTIONS.index(licence_group(code))

@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from lxml import etree
 
 from data_prep.documents import Document, Reject
@@ -31,8 +32,6 @@ _OTHER_ABSTRACTS = re.compile(
     r"web|short|translated",
     re.IGNORECASE,
 )
-# In UTF-8: ASCII's white space, and all bytes of a character but the first.
-_UNCOUNTED = b" \n\t\r" + bytes(range(0x80, 0xC0))
 # What stands beside an article in its file, by JATS's and JATS4R's names; others are counted as "other".
 _SUB_ARTICLES = frozenset({
     "abstract", "addendum", "aggregated-review-documents", "author-comment", "case-report", "correction",
@@ -97,7 +96,7 @@ def read_article(article: etree._Element, number: int, reading: Reading) -> Arti
             metadata=metadata,
         ),
         sum(map(_body_characters, article.findall("body"))),
-        len(body_text) - body_text.count(" ") - body_text.count("\n"),
+        _visible(body_text.encode()),
         unknown,
     )
 
@@ -159,7 +158,10 @@ def _body_characters(body: etree._Element) -> int:
 
 
 def _visible(text: bytes) -> int:
-    return len(text.translate(None, _UNCOUNTED))
+    """Characters of a text in UTF-8 but for white space; several times as fast as counting in a string."""
+    codes = np.frombuffer(text, np.uint8)
+    continued = codes.view(np.int8) < -64  # 0x80 to 0xBF: all bytes of a character but the first
+    return int(np.count_nonzero(codes > ord(" ")) - np.count_nonzero(continued))
 
 
 def _title(meta: etree._Element, state: InlineState) -> str:

@@ -137,18 +137,8 @@ def without_citations(text: str) -> str:
 
 def _is_in_brackets(text: str) -> bool:
     """Whether any marker is: the nearest bracket before it is an opening one."""
-    if "(" not in text and "[" not in text:
-        return False
-    start = place = 0
-    is_open = False
-    while (place := text.find(_MARKER, start)) >= 0:
-        opening = max(text.rfind("(", start, place), text.rfind("[", start, place))
-        closing = max(text.rfind(")", start, place), text.rfind("]", start, place))
-        is_open = opening > closing if max(opening, closing) >= 0 else is_open
-        if is_open:
-            return True
-        start = place + 1
-    return False
+    opened = text.replace("[", "(").replace("]", ")").split("(")[1:]
+    return any(_MARKER in part.partition(")")[0] for part in opened)
 
 
 def _unshielded(text: str) -> str:

@@ -33,7 +33,7 @@ class References:
         if element is None:
             return None
         title, author = _first_text(element, _TITLES), _first_text(element, _AUTHORS)
-        return f"{_shortened(title.rstrip('.'))}, {author}" if title and author else None
+        return f"{shortened(title.rstrip('.'))}, {author}" if title and author else None
 
     def figure(self, rid: str) -> str | None:
         """ "Figure 1: The first words of the caption" of a figure or table; None where it has no caption."""
@@ -42,11 +42,9 @@ class References:
             return None
         caption = element.find("caption")
         first = element.find("p") if caption is None else next(iter(caption), None)
-        words = inline_text(first)
-        if len(words) > _SHORT_CAPTION:
-            words = _CAPTION_ENDS.split(words)[0].strip()
+        words = short_caption(inline_text(first))
         label = inline_text(element.find("label")).rstrip(".:")
-        return ": ".join(filter(None, [label, _shortened(words.rstrip("."))])) if words else None
+        return ": ".join(filter(None, [label, words])) if words else None
 
     def note(self, rid: str) -> etree._Element | None:
         """A footnote of the text itself."""
@@ -83,9 +81,17 @@ def _first_text(element: etree._Element, names: tuple[str, ...]) -> str:
     return ""
 
 
-def _shortened(text: str) -> str:
+def shortened(text: str) -> str:
+    """The first words of a title or caption, as a token has them."""
     words = text.split()
     return " ".join(words[:_MOST_WORDS]) + ("..." if len(words) > _MOST_WORDS else "")
+
+
+def short_caption(text: str) -> str:
+    """The first words of a caption: of a long one no more than its first phrase."""
+    if len(text) > _SHORT_CAPTION:
+        text = _CAPTION_ENDS.split(text)[0].strip()
+    return shortened(text.rstrip("."))
 
 
 def is_figure(element: etree._Element) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.sources.xml_stream import BrokenXmlError, xml_chunks
+from data_prep.sources.xml_stream import CHUNK, BrokenXmlError, xml_chunks
 
 END = b"</PubmedArticle>"
 # The XML declaration with the encoding that is read here (or none, which means the same), a document type
@@ -16,9 +16,6 @@ _HEAD = re.compile(
     rb"(<!DOCTYPE [^<>\[]*>)?\s*<(PubmedArticleSet|PubmedBookArticleSet)>"
 )
 _HEAD_BYTES = 1 << 12
-_CHUNK = (
-    1 << 18
-)  # a multiple of what the XML reader takes, so that this one never gets further into a cut file
 _MOST_BYTES = 8 << 20  # of one record, and of what follows the last
 _NO_XML = re.compile(rb"[\0-\x08\x0b\x0c\x0e-\x1f]")
 _AS_SPACES = bytes.maketrans(b"\t\r", b"  ")
@@ -48,7 +45,7 @@ class RecordCutter:
         """
         rest = b""
         try:
-            for chunk in xml_chunks(self._path, _CHUNK):
+            for chunk in xml_chunks(self._path, CHUNK):
                 rest += chunk
                 if not self.open_root:
                     if len(rest) < _HEAD_BYTES and END not in rest:

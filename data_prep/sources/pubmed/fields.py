@@ -56,7 +56,13 @@ _BEFORE_TYPES = re.compile(
 )
 _TYPES = re.compile(r'\s*(?:<PublicationType(?: UI="\w*")?>[^<]*</PublicationType>\s*)*')
 _TYPE = re.compile(r"<PublicationType[^>]*>([^<]*)<")
-_mesh_names = re.compile(r'">([^<]*)</(Q?)').findall  # only names have attributes
+# The beginning of the list or the end of the heading before goes with a heading's name, so that all tags are
+# known where each piece is.
+_MESH_NAME = re.compile(
+    r"(?:<MeshHeadingList>|\s*</MeshHeading>)\s*<MeshHeading>\s*<DescriptorName(?: [^<>]*)?>([^<]*)</Descriptor"
+    r"|\s*<QualifierName(?: [^<>]*)?>([^<]*)</Qualifier",
+    re.ASCII,
+)
 _LINK = re.compile(
     r'<CommentsCorrections RefType="(\w+)">\s*(?:<RefSource>[^<]*</RefSource>\s*)?'
     r'(?:<PMID Version="[1-9]\d{0,3}">([1-9]\d{0,8})</PMID>\s*)?(?:<Note>[^<]*</Note>\s*)?</CommentsCorrections>',
@@ -111,7 +117,7 @@ def read_simple(record: str) -> tuple[Document, bool]:
     title_start = find("<ArticleTitle>", journal_end)
     if title_start < 0:
         raise NotSimple
-    title, title_end = _text(record, title_start + 14, "ArticleTitle")
+    title, title_end = _text(record, title_start + 14, "ArticleTitle", "</ArticleTitle>")
     title = usable_title(title)
     if not title:
         raise NotSimple  # the vernacular title may serve
@@ -125,8 +131,9 @@ def read_simple(record: str) -> tuple[Document, bool]:
     language = find("<Language>", abstract_end)
     types_end = find("</PublicationTypeList>", language)
     article_end = find("</Article>", types_end)
-    data = find("<PubmedData>", article_end)
-    if data < 0:
+    status = find("<PublicationStatus>", article_end)
+    data = record.rfind("<PubmedData>", article_end, status)
+    if data < 0 or status < 0:
         raise NotSimple
     metadata["version"], metadata["pmid"] = int(head[1]), int(head[2])
     metadata["year"], in_words = _dates[record[date:issue_end]]
@@ -140,18 +147,22 @@ def read_simple(record: str) -> tuple[Document, bool]:
     metadata["mesh"], mesh_start = _mesh(record, article_end, data)
     metadata["links"] = links = _links(record, article_end, mesh_start)
     metadata["retracted"] = retracted or is_retracted_link(links)
-    metadata["pmcid"], doi = _ids(record, data)
+    metadata["pmcid"], doi = _ids(record, status)
     if doi is None and find("<ELocationID", title_end, article_end) > 0:
         raise NotSimple
     metadata["doi"] = doi
     text = joined_text(title, lines)
-    document = Document(id=f"pmid:{head[2]}", text=text, source="pubmed", metadata=metadata)
+    document: Document = {
+        "id": f"pmid:{head[2]}",
+        "text": text,
+        "source": "pubmed",
+        "metadata": metadata,
+    }
     return document, in_words
 
 
-def _text(record: str, start: int, tag: str) -> tuple[str, int]:
+def _text(record: str, start: int, tag: str, end_tag: str) -> tuple[str, int]:
     """What inline_text gives of the element whose start tag ends at `start`, and where its end tag ends."""
-    end_tag = f"</{tag}>"
     stop = record.find("<", start)
     if record.startswith(end_tag, stop):
         return _plain(record[start:stop]), stop + len(end_tag)
@@ -219,7 +230,7 @@ def _sections(record: str, start: int) -> tuple[list[str], list[str], int]:
     lines: list[str] = []
     position = start + 10
     while section := _SECTION.match(record, position):
-        text, position = _text(record, section.end(), "AbstractText")
+        text, position = _text(record, section.end(), "AbstractText", "</AbstractText>")
         if text:
             label = section[1]
             if label and (label := " ".join(label.split())):
@@ -243,33 +254,31 @@ def _mesh(record: str, start: int, end: int) -> tuple[list[str], int]:
     last = record.rfind("</MeshHeadingList>", first, end)
     if last < 0 or record.find("<OtherAbstract", last, end) > 0:
         raise NotSimple
+    # Each piece ends with a name; after the last one, only the heading's end is left.
+    *pieces, rest = record[first:last].split("Name>")
+    if rest.strip() != "</MeshHeading>":
+        raise NotSimple
     names: list[str] = []
-    descriptor, joint = "", ""
-    headings = 0
-    found = _mesh_names(record, first, last)
-    for raw, is_qualifier in found:
-        name = _names[raw]
+    descriptor, is_alone = "", False
+    for name, is_qualifier in map(_names.__getitem__, pieces):
         if not is_qualifier:
             names.append(name)
-            descriptor, joint = name, ""
-            headings += 1
-        elif joint:
-            names.append(joint + name)
-        elif descriptor:
-            joint = descriptor + "/"
-            names[-1] = joint + name
+            descriptor, is_alone = name, True
+        elif is_alone:
+            names[-1] = descriptor + name
+            is_alone = False
         else:
-            raise NotSimple
-    # All tags are those of the list's start, of the headings and of the names found.
-    if record.count("<", first, last) != 1 + 2 * headings + 2 * len(found):
-        raise NotSimple
+            names.append(descriptor + name)
     return names, first
 
 
-def _mesh_name(raw: str) -> str:
-    if not (name := _plain(raw)):
+def _mesh_name(piece: str) -> tuple[str, bool]:
+    """A heading's name, or "/" and a qualifier; and whether it is one."""
+    match = _MESH_NAME.fullmatch(piece)
+    name = _plain(match[1] or match[2] or "") if match else ""
+    if match is None or not name:
         raise NotSimple
-    return name
+    return ("/" + name, True) if match[2] else (name, False)
 
 
 def _links(record: str, start: int, end: int) -> list[dict[str, str | int | None]]:
@@ -284,11 +293,10 @@ def _links(record: str, start: int, end: int) -> list[dict[str, str | int | None
     return [{"type": kind, "pmid": int(pmid) if pmid else None} for kind, pmid in found]
 
 
-def _ids(record: str, start: int) -> tuple[str | None, str | None]:
-    """PMCID and DOI in the list that follows the citation; the lists of its references come later."""
-    first = record.find("<PublicationStatus>", start)
+def _ids(record: str, first: int) -> tuple[str | None, str | None]:
+    """PMCID and DOI in the list behind the status, which begins there; the lists of references come later."""
     last = record.find("</ArticleIdList>", first)
-    after = _AFTER_IDS.match(record, last) if first > 0 else None
+    after = _AFTER_IDS.match(record, last) if last > 0 else None
     if after is None or not (after[1] or _END.search(record, max(0, len(record) - _END_BYTES))):
         raise NotSimple
     found = _ids_listed(record, first, last)
@@ -304,8 +312,9 @@ def _ids(record: str, start: int) -> tuple[str | None, str | None]:
     return pmcid, doi
 
 
-# MeSH has 30,000 descriptors and 80 qualifiers. At 300 bytes an entry the memories take 20 MB at most.
+# MeSH has 30,000 descriptors and 80 qualifiers, each major or not and after another name or heading. At 400
+# bytes an entry the memories take 40 MB at most.
 _dates = _Memory(_date, 1 << 13)
 _journals = _Memory(_journal, 1 << 14)
 _abouts = _Memory(_about, 1 << 13)
-_names = _Memory(_mesh_name, 1 << 15)
+_names = _Memory(_mesh_name, 1 << 16)

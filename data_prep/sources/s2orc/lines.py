@@ -1,6 +1,5 @@
 """Lines of text of a paper in S2ORC, with its citations and references to figures as the config wants them."""
 
-import re
 from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,13 +12,12 @@ from data_prep.sources.jats.citations import (
     token_mark,
     token_text,
 )
+from data_prep.sources.jats.references import short_caption, shortened
 from data_prep.sources.markup import normalised
 from data_prep.sources.s2orc.spans import Annotations, Span
 
 Citations = Literal["drop", "keep", "tokens"]
 
-_TOKEN_WORDS = 12  # of a title or caption in a token: MEDITRON's gap-replay/pubmed/process.py
-_SHORT_CAPTION = 20  # characters, as there: a longer one gives its first sentence
 _LEFT_OUT = ("author", "authoraffiliation", "bibentry", "publisher")
 _REFERENCES = ("bibref", "figureref", "tableref", "formula")
 # Places are marked with characters below the blank; what the text has of them would pass for a mark.
@@ -125,9 +123,7 @@ class LineWriter:
     def _short_caption(self, figure: Span) -> str:
         """ "Figure 1: what it shows", in a few words."""
         label, caption = self.caption(figure, "drop")
-        if len(caption) > _SHORT_CAPTION:
-            caption = re.split(r"[.;:()]", caption)[0]
-        return ": ".join(filter(None, [label, _shortened(caption)]))
+        return ": ".join(filter(None, [label, short_caption(caption)]))
 
     def _cited(self, target: str) -> str | None:
         """Title and first author; None where the entry is unknown or lacks one, as MEDITRON leaves such out."""
@@ -146,7 +142,7 @@ class LineWriter:
         title, author = (
             normalised(cleaned(spans[0].of(self._bibliography.text))) for spans in found
         )
-        return f"{_shortened(title)}, {author}"
+        return f"{shortened(title.rstrip('.'))}, {author}"
 
 
 def cleaned(text: str) -> str:
@@ -174,8 +170,3 @@ def _between_brackets(text: str, mark: str | None = None) -> str:
 def _closes_too_often(text: str) -> bool:
     opening = {")": "(", "]": "["}.get(text[-1:])
     return opening is not None and text.count(text[-1]) > text.count(opening)
-
-
-def _shortened(text: str) -> str:
-    words = text.split()
-    return " ".join(words[:_TOKEN_WORDS]) + ("..." if len(words) > _TOKEN_WORDS else "")

@@ -22,6 +22,7 @@ from data_prep.sources.identifiers import (
 )
 from data_prep.sources.licence import named_licence
 from data_prep.sources.markup import normalised
+from data_prep.sources.records import too_large
 from data_prep.sources.s2orc.lines import Bibliography
 from data_prep.sources.s2orc.spans import Annotations, BrokenAnnotationsError
 from data_prep.sources.s2orc.text import PaperText
@@ -43,11 +44,15 @@ def read_papers(
 
     The text is title, abstract, then headings ("# ", deeper ones "## " …), paragraphs and captions, a blank
     line between; without authors, affiliations, what stands before the abstract, back matter and the
-    list of references. `tally` counts papers without the ids. A paper without text or with broken annotations gives a Reject;
+    list of references. `tally` counts papers without the ids. A paper without text, with broken annotations or of
+    more than `source.max_article_bytes` gives a Reject;
     raises DataError where the file is cut.
     """
-    for number, line in numbered_lines(path):
+    for number, line in numbered_lines(path, source.max_article_bytes):
         place = f"{name}: line {number}"
+        if line is None:
+            yield too_large(place, source.max_article_bytes)
+            continue
         try:
             record: Any = orjson.loads(line)
         except orjson.JSONDecodeError as error:

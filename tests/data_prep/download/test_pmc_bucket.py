@@ -141,7 +141,7 @@ def test_parts_are_read_as_articles_withdrawals_and_rejects(server, tmp_path):
         Deletion(None, 1, "PMC1")
     ]
     reasons = {r.place.split("#")[1]: r.reason for r in read if isinstance(r, Reject)}
-    assert reasons["PMC5.2"].startswith("not UTF-8: ")
+    assert reasons["PMC5.2"].startswith("unknown encoding: ")
     assert reasons["PMC6.1"].endswith("max_article_bytes is 4000")
     documents = {r.document["id"]: r.document for r in read if hasattr(r, "document")}
     assert sorted(documents) == ["pmcid:PMC1", "pmcid:PMC2", "pmcid:PMC3", "pmcid:PMC7"]

@@ -105,3 +105,4 @@ def test_every_format_runs_through_the_stage(tmp_path):
         "parquet": "text:a.parquet#1",
         "text": "text:a.jsonl#5",
     }
+

@@ -15,7 +15,8 @@ from data_prep.config_file import load_config
 from data_prep.demo_corpus import unpack
 from data_prep.files import read_json
 from data_prep.pipeline import run
-from data_prep.run.executor import Executor, LocalProcesses, deal, run_stage
+from data_prep.run.executor import Executor, deal, run_stage
+from data_prep.run.local import LocalProcesses
 from data_prep.units import Unit, failures, finished
 from tests import tiny
 from tests.data_prep.test_pipeline import content, cut_gzip, write_config

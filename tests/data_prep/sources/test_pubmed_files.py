@@ -62,7 +62,7 @@ def test_a_cut_gzip_names_the_byte_and_the_last_whole_record(tmp_path):
     documents, message = read_until_broken(path)
     assert 0 < len(documents) < 2000
     assert f"PMID {documents[-1]['metadata']['pmid']}" in message
-    assert re.search(r"after byte \d+ of the unpacked XML", message)
+    assert re.search(r"broken at byte \d+ of the unpacked XML", message)
     damaged = bytearray(whole)
     damaged[len(whole) // 2] ^= 0xFF
     path.write_bytes(damaged)
