@@ -42,7 +42,9 @@ ORDER = (
 )
 SHOWN = 20  # failed units of a stage
 LARGEST_MANIFEST = 64_000_000  # bytes; read in about a second, and this answers at once
-COLUMNS = ("stage", "done", "failed", "running", "to do", "input", "a second", "time left", "by")
+COLUMNS = ("stage", "done", "failed", "running", "to do", "input", "", "a second", "left")
+NAME_WIDTH = 17  # characters, so that a row fits into a terminal of 80
+DAY_S = 86_400
 
 
 def show_status(target: Path) -> None:
@@ -52,14 +54,18 @@ def show_status(target: Path) -> None:
     """
     output, folders = _folders(target)
     _tell_owner(output)
-    table = Table(*COLUMNS)
+    table = _empty_table()
     failed: dict[Path, dict[str, str]] = {}
+    runs: list[tuple[str, dict[str, Any]]] = []
     for folder in _in_order(folders):
         plan = read_plan(folder)
         if plan is not None:
-            for row in _rows(folder, plan, _read_run(folder)):
+            run = _read_run(folder)
+            runs.append((plan.stage, run))
+            for row in _rows(folder, plan, run):
                 table.add_row(*map(escape, row))
         failed[folder] = failures(folder)
+    _tell_runs(runs)
     _tell_downloads([folder for folder in folders if folder.name == "download"])
     if table.row_count:
         console.print(table)
@@ -122,22 +128,44 @@ def _tell_owner(output: Path) -> None:
     console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
+def _tell_runs(runs: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
+    """Where the stages were run last, a line for each way; and those whose run has not come to its end."""
+    stages: dict[str, list[str]] = {}
+    for stage, run in runs:
+        if run:
+            way = f"{run['executor']}, {run['workers']} at once"
+            stages.setdefault(way, []).append(stage if "ended" in run else f"{stage} (not ended)")
+    for way, names in stages.items():
+        console.print(f"{way}: {', '.join(names)}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _empty_table() -> Table:
+    table = Table(box=None, pad_edge=False)
+    name, *numbers = COLUMNS
+    table.add_column(name, no_wrap=True, overflow="ellipsis", max_width=NAME_WIDTH)
+    for title in numbers:
+        table.add_column(title, no_wrap=True, justify="right")
+    return table
+
+
 def _rows(folder: Path, plan: Plan, run: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     found = states(folder, plan)
     whole = tally(plan, found)
-    yield _row(plan.stage, whole, *_speed(whole, plan, run), _by(run))
+    yield _row(plan.stage, whole, *_speed(whole, plan, run))
     sources = sorted({source_of(unit) for unit in plan.units})
-    for source in sources if len(sources) > 1 else ():
-        yield _row(f"  {source}", tally(plan, found, source), "", "", "")
+    if len(sources) > 1 and set(found.values()) != {"done"}:
+        for source in sources:
+            yield _row(f"  {source}", tally(plan, found, source), "", "")
 
 
-def _row(name: str, found: Tally, rate: str, left: str, by: str) -> tuple[str, ...]:
+def _row(name: str, found: Tally, rate: str, left: str) -> tuple[str, ...]:
     def count(state: State) -> str:
         return f"{found.units.get(state, 0):,}"
 
-    size = f"{decimal(found.bytes.get('done', 0))} of {decimal(sum(found.bytes.values()))}"
+    size = sum(found.bytes.values())
+    part = f"{100 * found.bytes.get('done', 0) // size} %" if size else ""
     counts = (count("done"), count("failed"), count("running"), count("to do"))
-    return (name, *counts, size, rate, left, by)
+    return (name, *counts, decimal(size), part, rate, left)
 
 
 def _speed(found: Tally, plan: Plan, run: Mapping[str, Any]) -> tuple[str, str]:
@@ -150,15 +178,16 @@ def _speed(found: Tally, plan: Plan, run: Mapping[str, Any]) -> tuple[str, str]:
     rate = (ended - (size - run["to_do_bytes"])) / seconds if seconds > 0 else 0.0
     if rate <= 0:
         return "", ""
-    left = duration((size - ended) / rate) if size > ended else ""
+    left = _short((size - ended) / rate) if size > ended else ""
     return decimal(round(rate)), left
 
 
-def _by(run: Mapping[str, Any]) -> str:
-    if not run:
-        return ""
-    state = "" if "ended" in run else ", not ended"
-    return f"{run['executor']}, {run['workers']} at once{state}"
+def _short(seconds: float) -> str:
+    """h:mm:ss, or days and hours."""
+    if seconds < DAY_S:
+        return duration(seconds)
+    days, rest = divmod(round(seconds), DAY_S)
+    return f"{days} d {rest // 3600} h"
 
 
 def _tell_downloads(folders: Iterable[Path]) -> None:

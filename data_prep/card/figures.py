@@ -1,6 +1,7 @@
 """What a corpus folder holds: shard sets, years, licences, journals, lengths, and what was dropped and why."""
 
 from collections import Counter, defaultdict
+from collections.abc import Container
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ def read_corpus(folder: Path) -> CorpusFigures:
         figures.provenance = read_provenance(config)
         _read_benchmarks(config, figures)
     _read_sets(folder / "shards", figures)
-    _read_extraction(config.extracted if config else folder / "extract", figures)
+    _read_extraction(config, folder, figures)
     _read_curation(folder / "curate", figures)
     for unit in finished(folder / "near_duplicates"):
         figures.near_duplicates = unit.counts
@@ -69,6 +70,9 @@ def read_corpus(folder: Path) -> CorpusFigures:
 
 def _read_benchmarks(config: CorpusConfig, figures: CorpusFigures) -> None:
     if config.curate.decontaminate is None:
+        return
+    if not finished(config.output / "decontaminate"):
+        figures.missing.append("the benchmarks that the config names: nobody has looked for them")
         return
     try:
         figures.contamination = contamination(config)
@@ -111,8 +115,10 @@ def _add_tally(table: pa.Table, column: str, tally: Tally) -> None:
         tally[row["value"]][1] += row["tokens_sum"]
 
 
-def _read_extraction(directory: Path, figures: CorpusFigures) -> None:
-    for unit in _units(directory, "extract", figures):
+def _read_extraction(config: CorpusConfig | None, folder: Path, figures: CorpusFigures) -> None:
+    directory = config.extracted if config else folder / "extract"
+    sources = config.sources if config else None  # other corpora may share the folder
+    for unit in _units(directory, "extract", figures, sources):
         counts = unit.counts
         for reason, number in counts["reject_reasons"].items():
             figures.dropped["extract", reason] += number
@@ -136,9 +142,18 @@ def _read_curation(directory: Path, figures: CorpusFigures) -> None:
             entry[1] += sums["characters"]
 
 
-def _units(directory: Path, stage: str, figures: CorpusFigures) -> list[UnitResult]:
+def _units(
+    directory: Path, stage: str, figures: CorpusFigures, sources: Container[str] | None = None
+) -> list[UnitResult]:
+    """A stage's finished units, of some sources or all; those that failed are noted."""
     if not directory.is_dir():
         figures.missing.append(f"what the stage {stage} left out: {directory} does not exist")
         return []
-    figures.failed |= {f"{stage}/{unit}": reason for unit, reason in failures(directory).items()}
-    return finished(directory)
+
+    def mine(unit: str) -> bool:
+        return sources is None or source_of(unit) in sources
+
+    for unit, reason in failures(directory).items():
+        if mine(unit):
+            figures.failed[f"{stage}/{unit}"] = reason
+    return [result for result in finished(directory) if mine(result.name)]

@@ -29,9 +29,11 @@ class Provenance:
 
 
 def read_config(folder: Path) -> CorpusConfig | None:
-    """The config that made the corpus in `folder`; None where it is not there."""
+    """The config that made the corpus in `folder`, wherever that was then; None where it is not there."""
     path = folder / CONFIG
-    return load_config(CorpusConfig, path, []) if path.is_file() else None
+    if not path.is_file():
+        return None
+    return load_config(CorpusConfig, path, []).model_copy(update={"output": folder})
 
 
 def read_provenance(config: CorpusConfig) -> list[Provenance]:
@@ -41,21 +43,22 @@ def read_provenance(config: CorpusConfig) -> list[Provenance]:
 
 def _provenance(config: CorpusConfig, name: str) -> Provenance:
     source, manifest = config.sources[name], manifest_path(config, name)
-    rows = list(read_json_lines(manifest)) if manifest.is_file() else []
-    whole = [row for row in rows if row["state"] == "ok"]
+    files = size = failed = 0
+    orders: list[tuple[int, int]] = []
     day = ""
     if manifest.is_file():
         written = datetime.datetime.fromtimestamp(manifest.stat().st_mtime, datetime.UTC)
         day = written.date().isoformat()
+        for row in read_json_lines(manifest):  # of some sources a line an article
+            if row["state"] != "ok":
+                failed += 1
+                continue
+            files += 1
+            size += row["bytes"]
+            if source.format == "pubmed" and (order := nlm_order(row["name"])):
+                orders.append(order)
     return Provenance(
-        name,
-        source.format,
-        _origin(source),
-        len(whole),
-        sum(row["bytes"] for row in whole),
-        len(rows) - len(whole),
-        day,
-        _releases([row["name"] for row in whole]) if source.format == "pubmed" else [],
+        name, source.format, _origin(source), files, size, failed, day, _releases(orders)
     )
 
 
@@ -71,11 +74,11 @@ def _origin(source: Source) -> str:
     return f"dataset {source.dataset.name}" if source.dataset else "local files"
 
 
-def _releases(names: Sequence[str]) -> list[str]:
+def _releases(orders: Sequence[tuple[int, int]]) -> list[str]:
     """Numbers of PubMed's files by year, in runs: "2026: files 1 to 1334, 1336"."""
     numbers: dict[int, list[int]] = {}
-    for order in filter(None, map(nlm_order, names)):
-        numbers.setdefault(order[0], []).append(order[1])
+    for year, number in orders:
+        numbers.setdefault(year, []).append(number)
     return [f"{year}: files {_runs(sorted(found))}" for year, found in sorted(numbers.items())]
 
 

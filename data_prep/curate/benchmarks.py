@@ -117,7 +117,7 @@ def _read_json(path: Path) -> Records:
             return list(value.items())
         lists = [part for part in value.values() if isinstance(part, list)]
         value = lists[0] if len(lists) == 1 else [value]
-    return _numbered(value, path)
+    return _numbered(value if isinstance(value, list) else [value], path)
 
 
 def _numbered(records: Iterable[Any], path: Path) -> Records:

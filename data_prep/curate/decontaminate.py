@@ -44,6 +44,7 @@ MATCH_SCHEMA = pa.schema(
 )
 _SHOWN_CHARACTERS = 300  # of a shared stretch
 _COMMONEST = 10  # shared stretches in a report
+_LONGEST = 10  # matches in a report
 
 
 class DecontaminateStage(Stage):
@@ -170,6 +171,8 @@ class Contamination:
     documents: int
     commonest: list[tuple[str, int]]
     """Shared stretches that several documents have, and how many: phrases that any article may use show here."""
+    longest: list[tuple[str, str]]
+    """Documents and questions that share the longest stretches; matches.parquet of each unit has all."""
 
 
 def contamination(config: CorpusConfig) -> list[dict[str, Any]]:
@@ -197,6 +200,14 @@ def contamination(config: CorpusConfig) -> list[dict[str, Any]]:
                 (row["words"], row["document_count_distinct"])
                 for row in commonest.slice(0, _COMMONEST).to_pylist()
             ],
+            _longest(mine),
         )
         reports.append(asdict(report))
     return reports
+
+
+def _longest(matches: pa.Table) -> list[tuple[str, str]]:
+    order = [("length", "descending"), ("document", "ascending"), ("question", "ascending")]
+    rows = matches.sort_by(order).slice(0, _LONGEST).to_pylist()
+    # A document of two sources is found in both.
+    return list(dict.fromkeys((row["document"], row["question"]) for row in rows))

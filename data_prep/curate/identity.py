@@ -32,6 +32,7 @@ from data_prep.curate.since import (
     write_seen,
     write_withdrawn,
 )
+from data_prep.curate.steps import decisions_name
 from data_prep.units import Stage, Unit, finished, source_of
 
 UNIT = "all"
@@ -89,7 +90,7 @@ class IdentifyStage(Stage):
             counts["withdrawn_since"] = _leave_out_seen(paths, decisions, files, folder)
         by_source: dict[str, np.ndarray] = {}
         for name, codes in decisions.items():
-            write_decisions(folder / decisions_file(name), codes, REASONS)
+            write_decisions(folder / decisions_name(name), codes, REASONS)
             tally = np.bincount(codes, minlength=len(REASONS))
             by_source[source_of(name)] = by_source.get(source_of(name), 0) + tally
         if self.settings["quality"]:
@@ -98,11 +99,6 @@ class IdentifyStage(Stage):
             source: dict(zip(REASONS, tally.tolist(), strict=True))
             for source, tally in by_source.items()
         }
-
-
-def decisions_file(unit: str) -> str:
-    """Where in the stage's one unit the decisions about an extracted unit are."""
-    return f"decisions/{unit}.parquet"
 
 
 def _leave_out_seen(

@@ -32,7 +32,8 @@ from data_prep.units import Stage, Unit, UnitResult, finished, source_of
 
 UNIT = "all"
 CLUSTERS = "clusters.parquet"
-REASONS = (KEEP, "near_duplicate")
+NEAR_DUPLICATE = "near_duplicate"
+REASONS = (KEEP, NEAR_DUPLICATE)
 _DROPPED = 1
 
 

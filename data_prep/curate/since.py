@@ -1,7 +1,7 @@
 """What an earlier corpus held: what of it is seen again now, and what was withdrawn since.
 
-`kept.parquet` in each of a corpus' curated units lists what it kept: id_hash and text_hash (int64, see
-extract_index.content_hash). A corpus that was itself made of what is new since another one passes on
+`kept.parquet` in each of a corpus' curated units lists what it kept, and the near-duplicates of that, which
+are not news either: id_hash and text_hash (int64, see data_prep.extract.index.content_hash). A corpus that was itself made of what is new since another one passes on
 what that one held, in `seen.parquet` beside its decisions: a chain of corpora needs only its last folder.
 """
 

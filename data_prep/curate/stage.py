@@ -17,9 +17,10 @@ from data_prep.curate import counts
 from data_prep.curate.decisions import KEEP, read_decisions
 from data_prep.curate.filters import split_of
 from data_prep.curate.index import INDEX
+from data_prep.curate.near_duplicates import NEAR_DUPLICATE
 from data_prep.curate.since import KEPT
 from data_prep.curate.steps import DecisionsFile, Reduces
-from data_prep.documents import DocumentWriter, read_raw_lines
+from data_prep.documents import Document, DocumentWriter, read_raw_lines
 from data_prep.errors import DataError
 from data_prep.extract.index import content_hashes
 from data_prep.run.collector import rare_collections
@@ -41,14 +42,14 @@ class CurateStage(Stage):
     """A unit per extracted unit: train, validation and dropped as .jsonl.zst, each there even if empty.
 
     The lines of train and validation are those of the extracted documents, byte for byte; dropped has
-    id, reason and title. kept.parquet lists what stays: id_hash and text_hash (int64, see
-    extract_index.content_hash). A unit's inputs are its documents and every step's decisions about them, so
+    id, reason and title. kept.parquet lists what a corpus to come need not see again, what stays and the
+    near-duplicates of it: id_hash and text_hash (int64, see data_prep.extract.index.content_hash). A unit's inputs are its documents and every step's decisions about them, so
     that a new update file brings up again exactly the units in which a record lost or won its place.
     Memory: a row of the index for each document of the unit, and some megabytes of lines.
     """
 
     name = "curate"
-    version = 2
+    version = 3
 
     def __init__(self, config: CorpusConfig):
         self.directory = config.output / "curate"
@@ -102,7 +103,8 @@ class CurateStage(Stage):
         goes = np.full(len(reasons), _DROPPED, np.int8)
         goes[keeps] = split
         titles = _deal(documents, goes, reasons, folder)
-        _write_kept(kept, folder / KEPT)
+        seen = pa.array(keeps | (reasons == NEAR_DUPLICATE))
+        _write_seen(index.filter(seen), folder / KEPT)
         ids, why = dropped.to_pylist(), reasons[~keeps]
         return {
             "documents": len(reasons),
@@ -184,20 +186,24 @@ def _deal(documents: Path, goes: np.ndarray, reasons: np.ndarray, folder: Path) 
             if len(part) == len(lines):
                 for place, writer in enumerate((train, validation)):
                     writer.write_raw(list(compress(lines, (part == place).tolist())))
-                for row in np.flatnonzero(part == _DROPPED).tolist():
-                    document = orjson.loads(lines[row])
-                    title = document["text"].partition("\n\n")[0][:TITLE_CHARACTERS]
-                    titles.append(title)
-                    dropped.write(
-                        {"id": document["id"], "reason": reasons[begin + row], "title": title}
-                    )
+                listed = [
+                    _listed(orjson.loads(lines[row]), reasons[begin + row])
+                    for row in np.flatnonzero(part == _DROPPED).tolist()
+                ]
+                titles += [entry["title"] for entry in listed]
+                dropped.write_all(listed)
             begin += len(lines)
     if begin != len(goes):
         raise _differs(documents, begin, len(goes))
     return titles
 
 
-def _write_kept(kept: pa.Table, path: Path) -> None:
-    hashes = pa.array(content_hashes(kept["id"].to_pylist()))
-    table = pa.table({"id_hash": hashes, "text_hash": kept["text_hash"]})
+def _listed(document: Document, reason: str) -> dict[str, str]:
+    title = document["text"].partition("\n\n")[0][:TITLE_CHARACTERS]
+    return {"id": document["id"], "reason": reason, "title": title}
+
+
+def _write_seen(seen: pa.Table, path: Path) -> None:
+    hashes = pa.array(content_hashes(seen["id"].to_pylist()))
+    table = pa.table({"id_hash": hashes, "text_hash": seen["text_hash"]})
     pq.write_table(table, path, compression="zstd", use_dictionary=False)

@@ -139,12 +139,14 @@ def _tell_gaps(title: str, names: Iterable[str]) -> None:
     if not releases(names):
         console.print(
             f"{title}: the listings lack the file of number 1, the first of a year's baseline: without a "
-            "baseline most citations are missing"
+            "baseline most citations are missing",
+            soft_wrap=True,
         )
     if missing := missing_numbers(names):
         numbers = ", ".join(map(str, missing[:5])) + (" …" if len(missing) > 5 else "")
         console.print(
-            f"{title}: the listings lack the files of number {numbers}; NLM may be writing"
+            f"{title}: the listings lack the files of number {numbers}; NLM may be writing",
+            soft_wrap=True,
         )
 
 

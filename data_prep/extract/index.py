@@ -1,6 +1,7 @@
 """The index beside a unit's documents: what later stages decide on without reading any text."""
 
 from collections.abc import Sequence
+from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -46,6 +47,7 @@ _REPEATED = [
 ]  # fmt: skip
 _METADATA = ("pmid", "version", "pmcid", "doi", "retracted", "language", "licence", "abstract", "notice",
              "year", "journal", "publication_types")  # fmt: skip
+_metadata_of = itemgetter(*_METADATA, "kind", "links")
 _NO_LETTER = bytes(code for code in range(128) if not chr(code).isalnum())
 
 
@@ -63,17 +65,18 @@ class IndexWriter:
 
     def documents(self, batch: Sequence[Document]) -> pa.Table:
         """Write rows for these documents, and return them."""
-        metadata = [document["metadata"] for document in batch]
         texts = [document["text"] for document in batch]
-        columns: dict[str, Any] = {
-            name: [about[name] for about in metadata] for name in _METADATA
-        } | {
+        # Each document's metadata once: a look-up costs little, to fetch it from memory again for each column much.
+        *values, kinds, links = zip(
+            *[_metadata_of(document["metadata"]) for document in batch], strict=True
+        )
+        columns: dict[str, Any] = dict(zip(_METADATA, values, strict=True)) | {
             "position": np.arange(self._documents, self._documents + len(batch)),
             "kind": ["document"] * len(batch),
             "id": [document["id"] for document in batch],
             "characters": [len(text) for text in texts],
-            "record": [about["kind"] for about in metadata],
-            "retracts": [_retracts(about["links"]) for about in metadata],
+            "record": kinds,
+            "retracts": [_retracts(named) if named else [] for named in links],
             "title_hash": [title_hash(text.partition("\n")[0]) for text in texts],
             "text_hash": content_hashes(texts),
         }

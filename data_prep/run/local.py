@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from multiprocessing import active_children, get_context, parent_process, set_forkserver_preload
 
 import dill
@@ -17,6 +19,7 @@ from data_prep.run.executor import Executor, Work
 
 # The server that forks processes imports every stage once, and not each process anew (0.6 s).
 set_forkserver_preload(["data_prep.pipeline", "pandas"])
+TRIES = 2  # of a task whose process is killed
 
 
 class LocalProcesses(Executor):
@@ -53,34 +56,36 @@ class _PoolExecutor(LocalPipelineExecutor):
         """Run all tasks; for those that did not come to their end the reason."""
         task = dill.dumps(self._run_for_rank)
         faults: dict[int, str] = {}
-        left: Collection[int] = range(self.tasks)
-        while left:
-            lost = self._run_pool(task, left, faults)
-            if len(lost) == len(left):  # what it needs to get further is not in another try
-                return faults | dict.fromkeys(lost, "the process that schedules it was killed")
-            left = lost
+        tries: Counter[int] = Counter()
+        left = list(range(self.tasks))
+        while lost := self._run_pool(task, left, faults):
+            # Any that was at work may have killed its process; the first was at work for certain.
+            first, *left = lost
+            tries[first] += 1
+            if tries[first] < TRIES:
+                left.append(first)
+            else:
+                faults[first] = "the process that schedules it was killed"
         return faults
 
-    def _run_pool(self, task: bytes, ranks: Collection[int], faults: dict[int, str]) -> list[int]:
-        """Run some tasks; those that were lost with a process, or waited for one when that was killed."""
+    def _run_pool(self, task: bytes, ranks: Sequence[int], faults: dict[int, str]) -> list[int]:
+        """Run some tasks; those that were at work or waited when a process was killed, in their order."""
+        futures = {}
         with ProcessPoolExecutor(self.workers, get_context("forkserver"), _be_worker) as pool:
-            futures = {}
-            lost = []
             try:
-                for rank in ranks:
-                    futures[rank] = pool.submit(_run_task, task, rank)
-                wait(futures.values())
-            except BrokenProcessPool:  # while tasks were handed in
-                lost = [rank for rank in ranks if rank not in futures]
+                with suppress(BrokenProcessPool):
+                    for rank in ranks:
+                        futures[rank] = pool.submit(_run_task, task, rank)
                 wait(futures.values())
             except BaseException:
                 for process in active_children():
                     process.kill()
                 raise
-        for rank, future in futures.items():
+        lost = [rank for rank in ranks if rank not in futures]
+        for rank, future in reversed(futures.items()):
             error = future.exception()
             if isinstance(error, BrokenProcessPool):
-                lost.append(rank)
+                lost.insert(0, rank)
             elif error is not None:
                 faults[rank] = f"its task ended by {error!r}"
         return lost

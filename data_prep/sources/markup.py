@@ -77,15 +77,11 @@ def _math(state: Any, child: etree._Element, pieces: list[str]) -> None:
 
 
 def _raised(state: Any, child: etree._Element, pieces: list[str]) -> None:
-    inner: list[str] = []
-    append_text(child, inner)
-    pieces.append(superscript("".join(inner)))
+    pieces.append(superscript(raw_text(child)))
 
 
 def _lowered(state: Any, child: etree._Element, pieces: list[str]) -> None:
-    inner: list[str] = []
-    append_text(child, inner)
-    pieces.append(subscript("".join(inner)))
+    pieces.append(subscript(raw_text(child)))
 
 
 PLAIN = Markup({"math": _math, "sup": _raised, "sub": _lowered})

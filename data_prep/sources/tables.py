@@ -12,7 +12,8 @@ from data_prep.source_config import Source
 from data_prep.sources.compressed import UNREADABLE, open_input
 from data_prep.sources.records import RecordReader, field_of, names_of, too_large
 
-_BATCH = 256  # rows read at once: some MB of text, however large a row group is
+_BATCH = 256  # rows read at once, fewer of large ones, however many a row group has
+_BATCH_BYTES = 4 << 20  # of them, on average
 _BUFFER_BYTES = (
     1 << 20
 )  # of a Parquet file's column; without one, whole row groups are read at once
@@ -23,8 +24,8 @@ def read_parquet(
 ) -> Iterator[Document | Reject]:
     """Yield the documents of a Parquet file, a row each; `source.fields` names the columns.
 
-    A row without a text, or with more than `source.max_article_bytes` characters of it, gives a Reject; raises DataError where the column of texts is missing or the
-    file is broken, after the rows before.
+    A row without a text, or with more than `source.max_article_bytes` characters of it, gives a Reject; raises
+    DataError where the column of texts is missing or the file is broken, after the rows before.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -34,7 +35,9 @@ def read_parquet(
     try:
         with pq.ParquetFile(path, buffer_size=_BUFFER_BYTES, pre_buffer=False) as file:
             columns = _columns(path, file.schema_arrow.names, source)
-            for batch in file.iter_batches(_BATCH, columns=columns):
+            # Arrow's threads read ahead, as far as they get.
+            batches = file.iter_batches(_rows_at_once(file), columns=columns, use_threads=False)
+            for batch in batches:
                 for row in batch.to_pylist():
                     number += 1
                     yield _of_row(records, row, number, f"{name}: row {number}", source)
@@ -43,6 +46,13 @@ def read_parquet(
         raise DataError(
             f"{path}: broken after row {number}: {reason}; fetch or write the file again"
         ) from error
+
+
+def _rows_at_once(file: Any) -> int:
+    """How many rows of a ParquetFile are read at once: by its row group with the largest rows."""
+    groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
+    widest = max((group.total_byte_size // max(group.num_rows, 1) for group in groups), default=0)
+    return max(1, min(_BATCH, _BATCH_BYTES // max(widest, 1)))
 
 
 def _of_row(

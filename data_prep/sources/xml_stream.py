@@ -12,7 +12,7 @@ from isal import igzip, isal_zlib
 from lxml import etree
 
 # Bytes of XML a step: larger ones hold more elements and gain no speed (measured), because the C library gives
-# the system back what it took for them. All readers take the same, so that none gets further into a cut file.
+# the system back what it took for them. Both PubMed readers take the same: neither gets further into a cut file.
 CHUNK = 1 << 17
 # Nothing outside the file is ever read. libxml2's own limits stay on (depth, amplification by entities):
 # a PubMed file of 174 MB of XML passes them.

@@ -86,8 +86,19 @@ def test_an_unreadable_file_is_one_line(text, complaint, tmp_path):
 @pytest.mark.parametrize(
     ("sources", "complaint"),
     [
-        ({"a": {"format": "pubmed", "url": ["ftp.ncbi.nlm.nih.gov/pubmed"]}}, "begins with https"),
-        ({"a": {"format": "pubmed", "url": ["https:///pubmed"]}}, "begins with https"),
+        (
+            {"a": {"format": "pubmed", "url": ["ftp.ncbi.nlm.nih.gov/pubmed"]}},
+            "expected an address such as https",
+        ),
+        (
+            {"a": {"format": "pubmed", "url": ["https:///pubmed"]}},
+            "expected an address such as https",
+        ),
+        (
+            {"a": {"format": "s2orc", "path": "x", "jats": {"citations": "keep"}}},
+            "jats is for format jats or pmc, found s2orc",
+        ),
+        ({"a": {"format": "pubmed", "path": "x", "licence": "cc0"}}, "licence is for format jats"),
         ({"failed": {"format": "text", "path": "."}}, "cannot be called 'failed'"),
     ],
 )

@@ -69,22 +69,6 @@ def data_prep(config: Path, *overrides: str) -> subprocess.CompletedProcess[str]
 
 
 @pytest.fixture(scope="module")
-def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("raw")
-    unpack(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def built(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The corpus made by one worker, from the start, undisturbed; packed by best fit."""
-    folder = tmp_path_factory.mktemp("one")
-    ended = data_prep(write_config(folder / "corpus.yaml", raw, folder / "corpus"))
-    assert ended.returncode == 0, ended.stderr
-    return folder / "corpus"
-
-
-@pytest.fixture(scope="module")
 def built_by_two(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("two")
     config = write_config(folder / "corpus.yaml", raw, folder / "elsewhere", workers=2)
@@ -286,9 +270,9 @@ def test_a_broken_file_fails_its_unit_alone_and_is_named_in_the_manifest(tmp_pat
     assert ended.returncode == 1
     lines = ended.stderr.splitlines()
     assert "extract  2 done, 2 failed" in lines
-    for path, reason in zip(broken, ("after byte", "line "), strict=True):
+    for path, reason in zip(broken, (r"byte \d", r"line \d"), strict=True):
         (line,) = (line for line in lines if str(path) in line)
-        assert re.search(rf"broken at {reason}.*PMID 9\d+; fetch the file again", line)
+        assert re.search(rf"broken at [a-z ]*{reason}.*PMID 9\d+; fetch the file again", line)
     assert lines[-1].startswith("extract: 2 failed (above); mend the input and run the same")
     assert "Traceback" not in ended.stderr
     assert not (tmp_path / "corpus/curate").exists()

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from data_prep.__main__ import main
 from data_prep.lock import FolderLock, holder, identity
 from data_prep.run.executor import run_stage
 from data_prep.run.plan import read_plan, states, tally
+from data_prep.units import Unit
 from tests import tiny
 from tests.data_prep.test_units import Upper, contents
 
@@ -103,6 +105,41 @@ def is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+class OfSources(Upper):
+    """The units of two sources, of some gigabytes each."""
+
+    def units(self) -> list[Unit]:
+        units = super().units()
+        return [
+            replace(unit, name=f"{source}/{unit.name}", bytes=10**10)
+            for source in SOURCES
+            for unit in units
+        ]
+
+
+SOURCES = ("a-source-with-a-long-name", "pubmed")
+
+
+def test_a_table_of_80_columns_has_a_line_for_each_row(inputs, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(progress.console, "width", 80)
+    folder = inputs(a="a", b="broken")
+    run_stage(OfSources(folder, tmp_path / "extract"), 2)
+    run_stage(Upper(inputs(b="b"), tmp_path / "near_duplicates"))
+    lines = status(tmp_path, capsys).splitlines()
+    first = next(row for row, line in enumerate(lines) if line.startswith("stage"))
+    rows = [line.split() for line in lines[first + 1 : first + 5]]
+    assert [row[:5] for row in rows[:3]] == [
+        ["upper", "2", "2", "0", "0"],
+        ["a-source-with-…", "1", "1", "0", "0"],
+        ["pubmed", "1", "1", "0", "0"],
+    ]
+    assert rows[0][5:9] == ["40.0", "GB", "50", "%"]
+    # Nothing is left to do there, and a single source has no row of its own.
+    assert rows[3][:5] == ["upper", "2", "0", "0", "0"]
+    assert max(map(len, lines[first : first + 5])) <= 80
+    assert {"local, 2 at once: upper", "local, 1 at once: upper"} < set(lines)
 
 
 def test_results_of_earlier_settings_count_as_to_do_until_they_are_replaced(inputs, tmp_path):

@@ -42,6 +42,9 @@ class Upper(Stage):
             raise DataError(f"{unit.payload['path']}: line 1: broken; mend it")
         if text == "deadly":
             os.kill(os.getpid(), signal.SIGKILL)
+        if text == "deadlier":
+            os.kill(os.getppid(), signal.SIGKILL)
+            time.sleep(60)
         if text == "slow":
             (folder / "half").write_text("half")
             time.sleep(60)
@@ -114,6 +117,16 @@ def test_a_killed_worker_fails_its_unit_and_hangs_nothing(inputs, tmp_path):
     report = run_stage(Upper(inputs, tmp_path / "out"), 2)
     assert report.ran == ["texts/a", "texts/c"]
     assert "killed (out of memory?)" in report.failed["texts/b"]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_kills_a_process_of_the_pool_fails_its_unit_and_hangs_nothing(
+    inputs, tmp_path, workers
+):
+    (inputs / "a.txt").write_text("deadlier")
+    report = run_stage(Upper(inputs, tmp_path / "out"), workers)
+    assert report.ran == ["texts/b", "texts/c"]
+    assert report.failed == {"texts/a": "the process that schedules it was killed"}
 
 
 def test_a_killed_stage_leaves_nothing_half_and_goes_on(inputs, tmp_path):

@@ -5,6 +5,7 @@ whole, `resolved` turns them into text.
 """
 
 import re
+from functools import lru_cache
 
 _MARKER = "\x01"  # a citation by number, or one that nothing is known of
 _OPEN, _CLOSE = "\x02", "\x03"  # around a citation by name and year
@@ -38,7 +39,7 @@ _BEFORE_RAISED = re.compile(rf"(?<!\s)\s*+{_RAISED}")
 _BEFORE_NOTE = re.compile(rf"(?<!\s)\s*+{_NOTE}")
 _NOT_PRINTED = re.compile(f"[{_KEPT}{_KEPT_END}{_MARKER}\\[\\]]")
 _SPACE_AFTER_TOKEN = re.compile(r"(?<=_ref\]) (?=[.,;:)\]])")
-_ENDS_A_PHRASE = re.compile(r"\s*[.,;:)\]]")
+_ENDS_A_PHRASE = frozenset(".,;:)]")
 _LETTERS = re.compile(r"[^\W\d_]{2}")  # a name or "et al.", not "3a"
 _WORD = re.compile(r"[^\W_]+")
 # Words that point to a citation and say nothing without one: "(reviewed in [3])", "(see e.g. [4])".
@@ -54,6 +55,7 @@ NUMBERED = _MARKER
 """The mark of a citation, or of something unreadable, of which nothing may stay."""
 
 
+@lru_cache(4096)
 def citation_mark(text: str) -> str:
     """What stands in the running text for a citation whose marker reads `text`, to be dropped."""
     if not text.isdigit() and _LETTERS.search(text):
@@ -125,7 +127,8 @@ def without_citations(text: str) -> str:
     """
     if _MARKER not in text and _OPEN not in text:
         return text
-    text = _SIMPLE_BRACKETS.sub(_MARKER, text)
+    if f"[{_MARKER}" in text:
+        text = _SIMPLE_BRACKETS.sub(_MARKER, text)
     if _OPEN in text or _is_in_brackets(text):
         for _ in range(_BRACKETS_DEEP):
             text, changes = _BRACKETS.subn(_bracket, text)
@@ -170,18 +173,17 @@ def _joint(group: re.Match[str]) -> str:
 def _without_markers(parts: list[str]) -> str:
     """The parts between markers joined: what separates markers goes with them, one comma stays."""
     joined = [parts[0]]
-    for place, part in enumerate(parts[1:], start=1):
-        if place < len(parts) - 1 and _is_separator(part):
-            continue
+    for part in [*(part for part in parts[1:-1] if not _is_separator(part)), *parts[1:][-1:]]:
         before = joined[-1].rstrip()
-        comma = before[-1:] if before[-1:] in (",", ";") else ""
-        before = before[: len(before) - len(comma)]
-        if _ENDS_A_PHRASE.match(part):
-            joined[-1:] = [before, part.lstrip()]
-        elif comma or not (before[-1:].isalnum() and part[:1].isalnum()):
-            joined[-1:] = [before + comma, part]
+        last = before[-1:]
+        if (after := part.lstrip())[:1] in _ENDS_A_PHRASE:
+            joined[-1] = before[:-1] if last in (",", ";") else before
+            part = after
+        elif last.isalnum() and part[:1].isalnum():
+            joined[-1] = before + " "
         else:
-            joined[-1:] = [before + " ", part]
+            joined[-1] = before
+        joined.append(part)
     return "".join(joined)
 
 

@@ -12,9 +12,10 @@ _ALTERNATIVES = ("tex-math", "math", "textual-form", "p")
 
 def formula_text(element: etree._Element, markup: Markup, state: object) -> str:
     """One rendering of a formula that may hold several side by side, TeX before MathML."""
-    if formulas := list(element.iter("tex-math")):
-        return " ".join(tex_math(inline_text(formula)) for formula in formulas)
-    if formulas := list(element.iter("{*}math")):
+    formulas = list(element.iter("tex-math", "{*}math"))
+    if tex := [formula for formula in formulas if formula.tag == "tex-math"]:
+        return " ".join(tex_math(inline_text(formula)) for formula in tex)
+    if formulas:
         return " ".join(mathml_text(formula) for formula in formulas)
     return raw_text(element, markup, state)
 

@@ -128,17 +128,13 @@ def _note(state: InlineState, child: etree._Element) -> str:
 
 
 def _raised(state: InlineState, child: etree._Element, pieces: list[str]) -> None:
-    inner: list[str] = []
-    append_text(child, inner, FLAT, state)
-    left, after = split_superscript("".join(inner))
+    left, after = split_superscript(raw_text(child, FLAT, state))
     pieces.append(left if left.strip() in (",", ";") else superscript(left))
     pieces.append(after)
 
 
 def _lowered(state: InlineState, child: etree._Element, pieces: list[str]) -> None:
-    inner: list[str] = []
-    append_text(child, inner, FLAT, state)
-    left, after = split_superscript("".join(inner))
+    left, after = split_superscript(raw_text(child, FLAT, state))
     pieces.append(subscript(left))
     pieces.append(after)
 

@@ -99,9 +99,9 @@ def _records(
 ) -> Iterator[Article | Reject]:
     """The articles of a file, or of its bytes; BrokenXmlError after the last whole one."""
     if isinstance(source, bytes):
-        article = lone_article(source)
+        article = lone_article(source, reading.options.citations == "tokens")
         if article is not None:
-            has_mark = _MANUSCRIPT_MARK in source
+            has_mark = source.find(_MANUSCRIPT_MARK, 0, source.find(b"<body")) >= 0
             del source
             yield read_article(article, 1, replace(reading, has_manuscript_mark=has_mark))
             return

@@ -22,6 +22,13 @@ _CHUNK = 1 << 18  # bytes of XML a step
 _LONE_ARTICLE = re.compile(
     rb"\s*(?:<\?xml[^>]*\?>\s*)?(?:<!DOCTYPE[^>\[]*>\s*)?<(?:[\w.-]+:)?article[\s>]"
 )
+# The whole start tag, so that an empty list (<ref-list/>) is none.
+_REFERENCES = re.compile(rb"<ref-list(?:\s+[\w:.-]+\s*=\s*(?:\"[^\"]*\"|'[^']*'))*\s*>")
+_REFERENCES_END = b"</ref-list>"
+# Elements that only change how letters look: a third of those in running text. lxml takes them away many
+# times as fast as the walk passes them, but then joins a text of n pieces in n² time, so not in huge articles.
+_ORDINARY_BYTES = 1 << 20
+_TYPEFACES = ("italic", "bold", "sc", "underline", "roman", "sans-serif", "monospace")
 # Namespaces whose elements are read as they are: formulas, and attributes alone.
 _KEPT_NAMESPACES = (
     "http://www.w3.org/1998/Math/MathML",
@@ -38,14 +45,33 @@ class TooLarge:
     at_least: int
 
 
-def lone_article(xml: bytes) -> etree._Element | None:
+def lone_article(xml: bytes, with_references: bool = True) -> etree._Element | None:
     """The article that is all of a file; None where the file must be streamed to tell what it holds."""
     if not _LONE_ARTICLE.match(xml):
         return None
+    if not with_references:
+        xml = _without_references(xml)
     try:
-        return _with_plain_tags(etree.fromstring(xml, etree.XMLParser(**PARSER_OPTIONS)))
+        article = etree.fromstring(xml, etree.XMLParser(**PARSER_OPTIONS))
     except etree.XMLSyntaxError:
         return None  # streamed, it says where and why
+    if len(xml) <= _ORDINARY_BYTES:
+        etree.strip_tags(article, *_TYPEFACES)
+    return _with_plain_tags(article)
+
+
+def _without_references(xml: bytes) -> bytes:
+    """The XML without the last reference list after its body: half of an article's elements, and no text of it.
+
+    One in a comment, or with comments that may hide its end, stays for the parser; what is cut wrongly (lists
+    within lists) is not well-formed, so that the whole is streamed.
+    """
+    start, end = xml.rfind(b"<ref-list"), xml.rfind(_REFERENCES_END)
+    is_whole = 0 <= start < end and _REFERENCES.match(xml, start)
+    if not is_whole or xml.find(b"</body>", end) >= 0 or xml.find(b"-->", start, end) >= 0:
+        return xml
+    view = memoryview(xml)
+    return b"".join([view[:start], view[end + len(_REFERENCES_END) :]])
 
 
 def stream_articles(
@@ -81,7 +107,7 @@ def stream_articles(
 def read_up_to(path: Path, limit: int) -> bytes | None:
     """The unpacked bytes of a file; None where they are more than `limit`."""
     chunks, size = [], 0
-    for chunk in xml_chunks(path, _CHUNK):
+    for chunk in xml_chunks(path, 1 << 20):  # most articles at once, so that nothing is joined
         chunks.append(chunk)
         size += len(chunk)
         if size > limit:

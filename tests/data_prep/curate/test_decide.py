@@ -3,8 +3,9 @@
 import numpy as np
 import pyarrow.parquet as pq
 
-from data_prep.curate.identity import IdentifyStage, decisions_file
+from data_prep.curate.identity import IdentifyStage
 from data_prep.curate.reasons import REASONS
+from data_prep.curate.steps import decisions_name
 from data_prep.documents import Deletion
 from data_prep.run.executor import run_stage
 from tests.data_prep.curate.extracted import (
@@ -24,7 +25,7 @@ def decisions(corpus):
     stage = IdentifyStage(corpus.config)
     assert not run_stage(stage).failed
     names = stage.units()[0].payload["indexes"]
-    read = {n: pq.read_table(stage.directory / "all" / decisions_file(n)) for n in names}
+    read = {n: pq.read_table(stage.directory / "all" / decisions_name(n)) for n in names}
     return {name: table["reason"].to_pylist() for name, table in read.items()}
 
 
@@ -257,7 +258,7 @@ def test_equals_the_rules_read_one_document_at_a_time(tmp_path):
         folder = tmp_path / str(seed) / "out"
         stage.run_unit(stage.units()[0], folder)
         found = {
-            unit: pq.read_table(folder / decisions_file(unit))["reason"].to_pylist()
+            unit: pq.read_table(folder / decisions_name(unit))["reason"].to_pylist()
             for unit in units
         }
         expected = {unit: [] for unit in units} | Reference(units).decide()

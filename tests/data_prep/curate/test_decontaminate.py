@@ -172,6 +172,7 @@ def test_documents_that_share_a_run_go_and_the_report_says_why(corpus):
             "matched": 2,
             "documents": 2,
             "commonest": [],
+            "longest": [("p:2", "0"), ("p:4", "2")],
         }
     ]
 

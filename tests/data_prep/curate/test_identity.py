@@ -1,7 +1,8 @@
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep.curate.identity import IdentifyStage, decisions_file
+from data_prep.curate.identity import IdentifyStage
+from data_prep.curate.steps import decisions_name
 from data_prep.run.executor import run_stage
 from data_prep.units import finished
 from tests.data_prep.curate.extracted import (
@@ -20,7 +21,7 @@ def decisions(corpus):
     stage = IdentifyStage(corpus.config)
     assert not run_stage(stage).failed
     names = stage.units()[0].payload["indexes"]
-    read = {n: pq.read_table(stage.directory / "all" / decisions_file(n)) for n in names}
+    read = {n: pq.read_table(stage.directory / "all" / decisions_name(n)) for n in names}
     return {name: table["reason"].to_pylist() for name, table in read.items()}
 
 
@@ -39,7 +40,7 @@ def test_the_newest_revision_of_a_citation_is_kept_and_a_deleted_one_dropped(cor
 def test_every_document_has_a_row_and_deletions_have_none(corpus):
     corpus.extract("pubmed/a", [deletion(8), citation(1), deletion(9), citation(2)])
     assert decisions(corpus) == {"pubmed/a": ["keep", "keep"]}
-    path = corpus.output / "identify" / "all" / decisions_file("pubmed/a")
+    path = corpus.output / "identify" / "all" / decisions_name("pubmed/a")
     assert pq.read_table(path)["position"].to_pylist() == [0, 1]
 
 

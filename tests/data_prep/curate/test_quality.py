@@ -5,8 +5,9 @@ import pytest
 
 from data_prep.config import Quality
 from data_prep.curate.articles import article_keys
-from data_prep.curate.identity import IdentifyStage, decisions_file
+from data_prep.curate.identity import IdentifyStage
 from data_prep.curate.quality import histogram, is_drawn, quality_settings, weights
+from data_prep.curate.steps import decisions_name
 from data_prep.run.executor import run_stage
 from data_prep.units import finished
 from tests.data_prep.curate.extracted import Corpus, citation, document
@@ -123,7 +124,7 @@ def test_documents_stay_by_their_weight_and_an_article_by_the_lowest_of_its_reco
     stage = IdentifyStage(corpus.config)
     assert not run_stage(stage).failed
     found = {
-        unit: pq.read_table(stage.directory / "all" / decisions_file(unit))["reason"].to_pylist()
+        unit: pq.read_table(stage.directory / "all" / decisions_name(unit))["reason"].to_pylist()
         for unit in ("pubmed/a", "pmc/x", "pubmed/b")
     }
     assert found["pubmed/a"] == ["quality", "keep", "has_full_text"]

@@ -2,8 +2,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep.curate.identity import IdentifyStage, decisions_file
+from data_prep.curate.identity import IdentifyStage
+from data_prep.curate.near_duplicates import NearDuplicatesStage
+from data_prep.curate.signatures import SignaturesStage
 from data_prep.curate.stage import CurateStage
+from data_prep.curate.steps import decisions_name
 from data_prep.errors import ConfigError
 from data_prep.run.executor import run_stage
 from data_prep.units import finished
@@ -24,7 +27,7 @@ def decisions(corpus):
     assert not run_stage(stage).failed
     folder = stage.directory / "all"
     names = stage.units()[0].payload["indexes"]
-    return {n: pq.read_table(folder / decisions_file(n))["reason"].to_pylist() for n in names}
+    return {n: pq.read_table(folder / decisions_name(n))["reason"].to_pylist() for n in names}
 
 
 def withdrawn(corpus):
@@ -54,6 +57,19 @@ def test_only_what_is_new_or_changed_stays(earlier, tmp_path):
         "pubmed/b": ["keep", "seen_before", "keep"],
         "pmc/x": ["keep", "keep"],
     }
+
+
+def test_a_near_duplicate_of_what_was_kept_is_not_news(tmp_path):
+    copies = [citation(1, text=OLD + "Once more."), citation(2, text=OLD)]
+    earlier = Corpus(tmp_path / "earlier", near_duplicates={})
+    earlier.extract("pubmed/a", copies)
+    steps = (IdentifyStage, SignaturesStage, NearDuplicatesStage, CurateStage)
+    for stage in steps:
+        assert not run_stage(stage(earlier.config)).failed
+    assert finished(earlier.output / "curate")[0].counts["dropped"] == {"near_duplicate": 1}
+    corpus = Corpus(tmp_path / "now", since=earlier.output, near_duplicates={})
+    corpus.extract("pubmed/a", copies)
+    assert decisions(corpus) == {"pubmed/a": ["seen_before"] * 2}
 
 
 def test_what_was_withdrawn_since_is_listed_with_its_reason(earlier, tmp_path):

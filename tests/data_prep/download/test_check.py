@@ -156,6 +156,20 @@ def test_what_is_found_is_told_a_line_each(server, capfd):
     assert lines[0].startswith("ok ")
 
 
+def test_brackets_of_an_address_are_shown(capfd):
+    tell([check.Finding("books", "s3://b/[ab]*.jsonl", "ok", "2 files of [any] kind")])
+    assert capfd.readouterr().err.split() == [
+        "ok",
+        "books:",
+        "s3://b/[ab]*.jsonl:",
+        "2",
+        "files",
+        "of",
+        "[any]",
+        "kind",
+    ]
+
+
 def test_an_address_is_a_listing_unless_it_names_a_file_or_a_pattern():
     assert is_listing("https://host/pubmed/baseline", "pubmed")
     assert is_listing("https://host/pubmed/baseline/", "pubmed")

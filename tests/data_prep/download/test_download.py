@@ -205,7 +205,12 @@ def test_without_a_checksum_a_gzip_file_that_is_cut_or_damaged_is_fetched_again(
 def test_numbers_that_no_listing_has_are_told(server, config, capfd):
     del server.files[f"{BASE}/pubmed26n0002.xml.gz"]
     run(config)
-    assert "lack the files of number 2;" in capfd.readouterr().err
+    told = capfd.readouterr().err
+    assert "lack the files of number 2;" in told
+    assert "baseline" not in told
+    del server.files[f"{BASE}/pubmed26n0001.xml.gz"]
+    assert not run(config).failed
+    assert "lack the file of number 1, the first of a year's baseline" in capfd.readouterr().err
 
 
 def test_without_checksum_etag_and_date_nothing_is_resumed_but_the_file_arrives(server, config):

@@ -381,3 +381,55 @@ def test_whatever_happens_the_parts_hold_what_the_bucket_has_and_the_config_asks
         } == expected
     server.fetched()
     assert (run(config).ran, server.fetched()) == ([], {})
+
+
+@pytest.mark.parametrize("encoding", ["ISO-8859-1", "UTF-16", "utf-8"])
+def test_an_article_is_read_in_the_encoding_that_it_declares(server, tmp_path, encoding):
+    from data_prep.extract.readers import read_records
+
+    xml = jats("PMC1", "Fièvre à 39°.").decode().replace("UTF-8", encoding)
+    server.publish("PMC1.1", xml.encode(encoding))
+    server.take_inventory(FIRST)
+    config = corpus(server, tmp_path)
+    assert not run(config).failed
+    (file,) = read_inventory(config, "pmc")
+    read = read_records(file.path, file.name, config.sources["pmc"], Counter())
+    assert "Fièvre à 39°." in next(read).document["text"]
+
+
+@pytest.mark.parametrize("encoding", ["no-such-one", "us-ascii", "base64"])
+def test_an_article_in_an_encoding_that_nobody_reads_is_rejected_alone(server, tmp_path, encoding):
+    server.publish("PMC1.1", jats("PMC1", "39°").replace(b"UTF-8", encoding.encode()))
+    server.take_inventory(FIRST)
+    config = corpus(server, tmp_path)
+    assert not run(config).failed
+    assert records(config)[0]["broken"].startswith("unknown encoding: ")
+    assert len(records(config)) == 3
+
+
+def test_articles_that_never_come_do_not_keep_new_ones_away(server, tmp_path):
+    broken = [f"PMC{number}.1" for number in range(11, 41)]
+    for name in broken:
+        server.publish(name)
+        server.put(f"{name}/{name}.xml", b"<article>not what the metadata say</article>")
+    server.take_inventory(FIRST)
+    config = corpus(server, tmp_path, connections=2)
+    while len(run(config).failed) <= len(broken) - 1:  # each run gives up after twenty in a row
+        assert sorted(held(config)) == ["PMC1.1", "PMC2.1", "PMC3.1"]
+    server.publish("PMC50.1")
+    server.take_inventory(SECOND)
+    report = run(config)
+    assert "PMC50.1" in held(config)
+    assert {f"pmc/{name}" for name in broken} <= set(report.failed)
+    for name in broken:
+        server.publish(name)
+    assert not run(config).failed
+    assert len(held(config)) == 34
+
+
+def test_a_disk_that_looks_too_small_is_told(server, tmp_path, capfd, monkeypatch):
+    run(corpus(server, tmp_path))
+    assert "GB free" not in capfd.readouterr().err
+    monkeypatch.setattr("data_prep.download.pmc.bucket.ARTICLE_BYTES", 10**15)
+    assert not run(corpus(server, tmp_path / "other")).failed
+    assert "about 3000000 GB to fetch" in capfd.readouterr().err

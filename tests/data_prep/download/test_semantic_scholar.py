@@ -3,6 +3,7 @@
 import gzip
 import itertools
 import json
+import random
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
@@ -44,7 +45,7 @@ class Scholar:
         if name not in self.releases:
             return 404, {"error": "unknown release"}
         if not dataset:
-            datasets = [{"name": "papers"}, {"name": "s2orc"}]
+            datasets = [{"name": "papers"}, {"name": "s2orc_v2"}]
             return 200, {"release_id": name, "README": "…", "datasets": datasets}
         if key != KEY:
             return 401, {"error": "key"}
@@ -132,6 +133,8 @@ def contents(config):
 
 
 FILES = {f"20261117_{n}.gz": gzip.compress(str(n).encode() * 5000 * (n + 1)) for n in range(6)}
+NEW = gzip.compress(b"new")
+LARGE = gzip.compress(random.Random(1).randbytes(100_000))
 
 
 def test_the_newest_release_is_fetched_once(tmp_path, scholar, caplog, capfd):
@@ -141,9 +144,9 @@ def test_the_newest_release_is_fetched_once(tmp_path, scholar, caplog, capfd):
     assert contents(config) == FILES
     assert download(config, HASTY).ran == []
     assert len(scholar.fetched) == 6
-    scholar.releases["2026-11-24"] = {"20261124_0.gz": b"new"}
+    scholar.releases["2026-11-24"] = {"20261124_0.gz": NEW}
     assert download(config, HASTY).ran == ["s2/20261124_0.gz"]
-    assert contents(config) == {"20261124_0.gz": b"new"}
+    assert contents(config) == {"20261124_0.gz": NEW}
     written = "".join(
         path.read_text(errors="replace") for path in config.output.rglob("*.json*")
     ) + "".join([caplog.text, *capfd.readouterr()])
@@ -154,7 +157,7 @@ def test_the_newest_release_is_fetched_once(tmp_path, scholar, caplog, capfd):
 def test_addresses_that_expire_are_asked_for_anew_and_files_go_on_where_they_were(
     tmp_path, scholar
 ):
-    scholar.releases["2026-11-17"] = {"a.gz": bytes(range(256)) * 400, **FILES}
+    scholar.releases["2026-11-17"] = {"a.gz": LARGE, **FILES}
     scholar.uses = 2
     scholar.drops["a.gz"] = [30_000, 20_000, 10_000]
     config = corpus(tmp_path, scholar)
@@ -171,17 +174,26 @@ def test_a_file_that_stays_forbidden_fails_without_showing_its_signature(tmp_pat
     scholar.uses = 0
     report = download(corpus(tmp_path, scholar), HASTY)
     (reason,) = report.failed.values()
-    assert "bucket/2026-11-17/s2orc/a.gz: the server answers 403 Forbidden" in reason
+    assert "bucket/2026-11-17/s2orc_v2/a.gz: the server answers 403 Forbidden" in reason
     assert "?" not in reason
     assert "X-Amz" not in reason
     assert scholar.listed == 2
+
+
+def test_a_file_that_is_damaged_on_its_way_is_not_kept(tmp_path, scholar):
+    scholar.releases["2026-11-17"] = {"a.gz": LARGE[:-5]}
+    config = corpus(tmp_path, scholar)
+    assert "not a whole gzip file" in download(config, HASTY).failed["s2/a.gz"]
+    scholar.releases["2026-11-17"] = {"a.gz": LARGE}
+    assert download(config, HASTY).ran == ["s2/a.gz"]
+    assert contents(config) == {"a.gz": LARGE}
 
 
 @pytest.mark.parametrize(
     ("release", "key", "message"),
     [
         ({"name": "2020-01-01"}, KEY, "no release 2020-01-01; expected latest or one of 2026-11-10, 2026-11-17"),
-        ({"dataset": "s3orc"}, KEY, "no dataset s3orc; expected one of papers, s2orc"),
+        ({"dataset": "s3orc"}, KEY, "no dataset s3orc; expected one of papers, s2orc_v2"),
         ({}, "wrong", "the server answers 401; the key in S2_API_KEY is not accepted"),
         ({"name": "2026-11-10"}, KEY, "no file for format s2orc listed"),
     ],

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,10 +14,12 @@ from data_prep.documents import read_documents
 from data_prep.download.inventory import InventoryFile
 from data_prep.download.stage import download
 from data_prep.errors import DataError
+from data_prep.extract.readers import read_records
 from data_prep.extract.stage import ExtractStage
 from data_prep.extract.units import units_of
 from data_prep.run.executor import run_stage
 from data_prep.source_config import Source
+from data_prep.sources.jats.reader import Article
 from data_prep.units import finished
 from tests.data_prep.sources.s2orc_papers import paper
 
@@ -106,3 +109,30 @@ def test_every_format_runs_through_the_stage(tmp_path):
         "text": "text:a.jsonl#5",
     }
 
+
+@pytest.mark.parametrize(
+    ("written", "code"),
+    [("CC BY-NC 4.0", "cc-by-nc-4.0"), ("cc-by-4.0", "cc-by-4.0"), ("Ours", "Ours")],
+)
+def test_every_format_takes_language_and_licence_from_the_config(tmp_path, written, code):
+    page = b"<html><body><article><h1>Asthma</h1><p>A page about asthma, long enough to be taken for its main text.</p></article></body></html>"
+    article = b"<article><front><article-meta><title-group><article-title>T</article-title></title-group></article-meta></front><body><p>B</p></body></article>"
+    line = json.dumps({"key": "PMC1.1", "about": {}, "xml": article.decode()}).encode()
+    pq.write_table(pa.table({"text": ["A row."]}), tmp_path / "a.parquet")
+    files = {
+        "jats": ("a.xml", article),
+        "pmc": ("part-000001.jsonl.zst", pa.compress(line, "zstd", asbytes=True)),
+        "s2orc": ("a.gz", gzip.compress(json.dumps(paper().record()).encode())),
+        "html": ("a.html", page),
+        "csv": ("a.csv", b"text\nA line.\n"),
+        "parquet": ("a.parquet", (tmp_path / "a.parquet").read_bytes()),
+        "text": ("a.txt", b"A text."),
+    }
+    for format, (name, content) in files.items():
+        (tmp_path / name).write_bytes(content)
+        source = Source(format=format, path=tmp_path, language="de", licence=written)
+        (record,) = read_records(tmp_path / name, name, source, Counter())
+        about = (record.document if isinstance(record, Article) else record)["metadata"]
+        # JATS's DTD has English as the language of an article that names none.
+        language = "eng" if format in ("jats", "pmc") else "ger"
+        assert (about["language"], about["licence"]) == (language, code), format

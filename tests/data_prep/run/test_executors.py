@@ -100,6 +100,15 @@ def test_units_that_fail_or_die_are_told_and_the_others_end_in_the_same_bytes(
     ]
 
 
+def test_a_process_that_goes_on_to_another_run_works_by_its_settings(ray_address, inputs, tmp_path):
+    from data_prep.run.ray_jobs import RayJobs
+
+    on, folder = RayJobs(1, Ray(address=ray_address)), inputs(a="a")
+    for suffix in "?!":
+        assert run_stage(Upper(folder, tmp_path / "out", suffix), on).ran == ["texts/a"]
+        assert (tmp_path / "out/texts/a/out").read_text() == f"A{suffix}"
+
+
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo corpus with a broken file."""

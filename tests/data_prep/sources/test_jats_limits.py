@@ -162,6 +162,7 @@ LONG = {
     "white space": f"a{M}" + " \n" * 50_000 + f"{M}b",
     "notes": "<xref ref-type='fn' rid='n1'/>" * 5_000,
     "superscripts": f"<sup>{M}</sup>,<sup>-</sup>" * 5_000,
+    "typefaces": "<italic>a phrase</italic>, another" * 100_000,
 }  # fmt: skip
 
 
@@ -179,3 +180,28 @@ def test_no_text_takes_more_than_linear_time(case, citations):
     assert isinstance(read(xml, Jats(citations=citations)), Article)
     # Quadratic ones take minutes: no measure of speed, but of hanging.
     assert time.process_time() - start < 10
+
+
+@pytest.mark.parametrize(
+    "back",
+    [
+        "<ref-list id='r' content-type=\"a>b\"><ref/></ref-list>{kept}",
+        "<ref-list/>{kept}<ref-list />",
+        "<ref-list><ref-list><ref/></ref-list><ref/></ref-list>{kept}",
+        "<ref-list><ref/></ref-list>{kept}<ref-list><ref/></ref-list>",
+        "<ref-list x='>'/>{kept}<fn-group><fn><p>n</p></fn></fn-group>",
+        "<!-- <ref-list> -->{kept}<!-- </ref-list> -->",
+        "<ref-list><!-- </ref-list> --><ref/></ref-list>{kept}",
+        "{kept}<ref-list><ref><comment>cut</ref></ref-list>",
+    ],
+)
+def test_what_stands_beside_reference_lists_stays(back):
+    kept = "<app><p>Kept.</p></app>"
+    record = read(article("<p>Body.</p>", after=f"<back>{back.format(kept=kept)}</back>"))
+    assert isinstance(record, Article)
+    assert record.document["text"] == "A title\n\nBody.\n\nKept."
+
+
+def test_reference_lists_of_the_body_count_as_its_characters():
+    listed = "<p>Body.</p><ref-list><ref><label>12</label></ref></ref-list>"
+    assert read(article(listed)).body_characters == len("Body.12")

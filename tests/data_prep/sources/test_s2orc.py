@@ -9,7 +9,8 @@ import pytest
 
 from data_prep.documents import Reject
 from data_prep.errors import DataError
-from data_prep.source_config import S2orc, Source
+from data_prep.source_config import Jats, S2orc, Source
+from data_prep.sources.jats.reader import extract_articles
 from data_prep.sources.s2orc.reader import read_papers
 from tests.data_prep.sources.s2orc_papers import PaperBuilder, paper
 
@@ -200,3 +201,27 @@ def test_a_cut_file_says_after_which_line(tmp_path):
     source = Source(format="s2orc", path=tmp_path)
     with pytest.raises(DataError, match=r"a\.gz: broken after line \d+"):
         list(read_papers(path, path.name, source, Counter()))
+
+
+def test_tokens_read_as_those_of_the_same_article_in_jats(tmp_path):
+    title, caption = "On mice and men.", "Survival of mice (all groups), by age. More."
+    build = PaperBuilder()
+    cited = ("bibref", "[1]", {"ref_id": "b0"})
+    build.add("paragraph", "Old ", cited, ", see ", ("figureref", "Fig. 1", {"ref_id": "f"}), ".")
+    start = len(build.text)
+    build.add(None, "Figure 1.").add("figurecaption", caption)
+    build.annotate("figure", start, len(build.text), {"id": "f"})
+    entry = [("bibauthorlastname", "Roe"), " A. ", ("bibtitle", title)]
+    build.add("bibentry", *entry, attributes={"id": "b0"})
+    (path := tmp_path / "a.xml").write_text(
+        f"<article><front><article-meta/></front><body><p>Old [<xref ref-type='bibr' rid='b0'>1</xref>], see "
+        f"<xref ref-type='fig' rid='f'>Fig. 1</xref>.</p><fig id='f'><label>Figure 1.</label><caption><p>{caption}"
+        "</p></caption></fig></body><back><ref-list><ref id='b0'><element-citation><name><surname>Roe</surname>"
+        f"</name><article-title>{title}</article-title></element-citation></ref></ref-list></back></article>"
+    )
+    (article,) = extract_articles(path, options=Jats(citations="tokens"))
+    first = text_of(tmp_path, build.record(), citations="tokens").partition("\n")[0]
+    assert first == article.document["text"].partition("\n")[0]
+    assert first == (
+        "Old [bib_ref] On mice and men, Roe [/bib_ref], see [fig_ref] Figure 1: Survival of mice [/fig_ref]."
+    )
