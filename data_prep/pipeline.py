@@ -5,10 +5,12 @@ from typing import Any
 
 from data_prep.card.markdown import write_card
 from data_prep.config import CorpusConfig
+from data_prep.curate.benchmarks import read_benchmark
 from data_prep.curate.decontaminate import DecontaminateStage
 from data_prep.curate.identity import IdentifyStage
 from data_prep.curate.near_duplicates import NearDuplicatesStage
 from data_prep.curate.signatures import SignaturesStage
+from data_prep.curate.since import find_earlier
 from data_prep.curate.stage import CurateStage
 from data_prep.download.stage import download
 from data_prep.errors import ConfigError, DataError
@@ -51,6 +53,8 @@ def run(name: str, config: CorpusConfig, allow_failed: bool) -> None:
     names = CORPUS if name == "all" else (name,)
     if "download" in names and not config.sources:
         raise ConfigError("sources: none is given; name at least one to make a corpus from")
+    if "curate" in names:
+        _check_curation(config)
     if "tokenizer" in names:
         check_tokenizer(config)
     for stage in names:
@@ -61,6 +65,14 @@ def run(name: str, config: CorpusConfig, allow_failed: bool) -> None:
                     f"{report.stage}: {len(report.failed)} failed (above); mend the input and run the same "
                     "command again, or go on without them with --allow-failed"
                 )
+
+
+def _check_curation(config: CorpusConfig) -> None:
+    """Raise now what curation would raise hours later."""
+    if config.curate.since:
+        find_earlier(config.curate.since, config.output)
+    for benchmark in config.curate.decontaminate.benchmarks if config.curate.decontaminate else ():
+        read_benchmark(benchmark)
 
 
 def _reports(name: str, config: CorpusConfig) -> Iterator[StageReport]:

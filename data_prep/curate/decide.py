@@ -12,7 +12,7 @@ import numpy as np
 from data_prep.curate import citations
 from data_prep.curate.articles import UNKNOWN, look_up, shares_a_key, sorted_once, unique_keys
 from data_prep.curate.filters import PASSES, FilterSettings
-from data_prep.curate.full_texts import best_first, of_articles, withdrawn
+from data_prep.curate.full_texts import best_first, of_articles, superseded, withdrawn
 from data_prep.curate.index import (
     IndexedDocuments,
     Withdrawals,
@@ -23,7 +23,14 @@ from data_prep.curate.index import (
     read_withdrawals,
 )
 from data_prep.curate.quality import QualitySettings, histogram, is_drawn
-from data_prep.curate.reasons import DELETED, FIRST_FILTER, KEEP, QUALITY, RETRACTED
+from data_prep.curate.reasons import (
+    DELETED,
+    FIRST_FILTER,
+    KEEP,
+    QUALITY,
+    RETRACTED,
+    SUPERSEDED,
+)
 from data_prep.units import source_of
 
 # PMC's XML is what publishers sent; S2ORC's text was read off a PDF by a machine.
@@ -49,13 +56,13 @@ class Rules:
 
 @dataclass(frozen=True)
 class _FullTexts:
-    """The documents of all units that are not PubMed's, in their order, without the deleted ones."""
+    """The documents of all units that are not PubMed's, in their order, without those that are gone."""
 
     documents: IndexedDocuments
     best: np.ndarray
     """Their rows, the most preferred first."""
-    deleted: dict[str, np.ndarray]
-    """By unit the mask of its documents that are not here."""
+    gone: Reasons
+    """By unit why its documents are not here: DELETED, SUPERSEDED, or KEEP where they are."""
     retracts: np.ndarray
     """PMIDs that notices among the documents retract."""
 
@@ -102,9 +109,9 @@ def decide(paths: dict[str, Path], rules: Rules) -> tuple[Reasons, Counter[str]]
     del ids, titles
 
     codes = iter(_of_full_texts(texts, by_id, by_title, retracted_pmids, rules, weighed))
-    for name, deleted in texts.deleted.items():
-        decisions[name] = np.full(len(deleted), DELETED, dtype=np.uint8)
-        decisions[name][~deleted] = next(codes)
+    for name, gone in texts.gone.items():
+        decisions[name] = gone
+        decisions[name][gone == KEEP] = next(codes)
     for involved in (by_id, by_title):
         for name, rows in involved.rows.items():
             decisions[name][rows] = next(codes)
@@ -120,7 +127,7 @@ def _of_full_texts(
     weighed: Counter[str],
 ) -> list[np.ndarray]:
     """The reason codes of each unit's full texts, then of the citations they decide about."""
-    sizes = [int((~deleted).sum()) for deleted in texts.deleted.values()]
+    sizes = [int((gone == KEEP).sum()) for gone in texts.gone.values()]
     sizes += [len(part) for part in (*by_id.parts, *by_title.parts)]
     joined = len(texts.documents) + sum(map(len, by_id.parts))
     documents = concatenate(
@@ -178,29 +185,40 @@ def newest_citations(paths: dict[str, Path]) -> tuple[Reasons, np.ndarray]:
 
 def _read_full_texts(paths: dict[str, Path], rules: Rules) -> _FullTexts:
     parts: list[IndexedDocuments] = []
-    ranks, orders, gone = [np.zeros(0, np.int8)], [np.zeros(0, np.int64)], []
+    ranks, orders, withdrawn_by = [np.zeros(0, np.int8)], [np.zeros(0, np.int64)], []
+    sources = [np.zeros(0, np.int16)]
+    numbers = {name: number for number, name in enumerate(rules.formats)}
     for name, path in paths.items():
-        parts.append(read_indexed_documents(path, source_of(name), rules.filters, rules.quality))
-        rank = _PREFERENCE.get(rules.formats[source_of(name)], _OTHER)
+        source = source_of(name)
+        parts.append(read_indexed_documents(path, source, rules.filters, rules.quality))
+        rank = _PREFERENCE.get(rules.formats[source], _OTHER)
         withdrawals, (year, number) = read_withdrawals(path)
         order = (year << _NUMBERS) + number
         ranks.append(np.full(len(parts[-1]), rank, np.int8))
         orders.append(np.full(len(parts[-1]), order))
-        gone.append((withdrawals, order))
+        sources.append(np.full(len(parts[-1]), numbers[source], np.int16))
+        withdrawn_by.append((withdrawals, order))
     sizes = np.array([len(part) for part in parts], dtype=np.int64)
     documents, file_order = concatenate(parts), np.concatenate(orders)
     parts.clear()
-    deleted = _deleted(documents, file_order, gone)
-    if deleted.any():
-        documents = documents.take(~deleted)
-    by_unit = (
-        dict(zip(paths, np.split(deleted, np.cumsum(sizes)[:-1]), strict=True)) if paths else {}
+    gone = np.where(_deleted(documents, file_order, withdrawn_by), DELETED, KEEP).astype(np.uint8)
+    here = np.flatnonzero(gone == KEEP)
+    older = superseded(
+        np.concatenate(sources)[here],
+        documents.keys.pmcid[here],
+        documents.version[here],
+        file_order[here],
     )
+    gone[here[older]] = SUPERSEDED
+    here = here[~older]
+    if len(here) < len(documents):
+        documents = documents.take(here)
+    by_unit = dict(zip(paths, np.split(gone, np.cumsum(sizes)[:-1]), strict=True)) if paths else {}
     retracts = [np.zeros(0, np.int64)]
     for name, path in paths.items():
         notices = read_notices(path)
-        retracts.append(notices.pmid[~by_unit[name][notices.document]])
-    best = best_first(documents, np.concatenate(ranks)[~deleted], file_order[~deleted])
+        retracts.append(notices.pmid[by_unit[name][notices.document] == KEEP])
+    best = best_first(documents, np.concatenate(ranks)[here], file_order[here])
     return _FullTexts(documents, best, by_unit, np.concatenate(retracts))
 
 

@@ -36,6 +36,25 @@ def withdrawn(
     return gone
 
 
+def superseded(
+    source: np.ndarray, pmcid: np.ndarray, version: np.ndarray, file_order: np.ndarray
+) -> np.ndarray:
+    """Mask of the documents of whose PMCID their own source has a newer state.
+
+    That is a higher version, or the same one in a later file: what an article was before its licence or a mark
+    of retraction changed must not stand in for what it is. Parallel arrays of shape (n,).
+    """
+    older = np.zeros(len(pmcid), dtype=bool)
+    rows = np.flatnonzero(pmcid != UNKNOWN)
+    rows = rows[np.lexsort((file_order[rows], version[rows], pmcid[rows], source[rows]))]
+    if len(rows):
+        changes = (np.diff(pmcid[rows]) != 0) | (np.diff(source[rows]) != 0)
+        newest = rows[np.append(np.flatnonzero(changes), len(rows) - 1)]
+        newest = np.repeat(newest, np.diff(np.flatnonzero(np.r_[True, changes, True])))
+        older[rows] = (version[rows] != version[newest]) | (file_order[rows] != file_order[newest])
+    return older
+
+
 def best_first(
     texts: IndexedDocuments, format_rank: np.ndarray, file_order: np.ndarray
 ) -> np.ndarray:

@@ -49,7 +49,7 @@ class IdentifyStage(Stage):
     """
 
     name = "identify"
-    version = 2
+    version = 3
 
     def __init__(self, config: CorpusConfig):
         self.directory = config.output / "identify"

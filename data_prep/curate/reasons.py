@@ -5,7 +5,7 @@ from data_prep.curate.filters import FILTERS
 
 REASONS = (
     "keep",
-    "superseded",  # a newer revision of the citation stands
+    "superseded",  # a newer revision of the citation or full text is there
     "deleted",  # NLM deleted the citation, or the full text's source withdrew it
     "retracted",  # a record or a notice says so, anywhere
     "has_full_text",  # a citation whose full text stays, by PMID, PMCID or DOI

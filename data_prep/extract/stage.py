@@ -38,7 +38,7 @@ class ExtractStage(Stage):
     """
 
     name = "extract"
-    version = 2
+    version = 3
 
     def __init__(self, config: CorpusConfig):
         self.settings: dict[str, Any] = {}  # each source's are among its units' inputs

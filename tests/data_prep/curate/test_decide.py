@@ -52,6 +52,7 @@ class Reference:
     def decide(self):
         self.citations()
         self.withdrawals()
+        self.revisions()
         alive = [row for row in self.rows if not row["reason"]]
         texts = [row for row in alive if not row["cited"]]
         retracted = {
@@ -114,6 +115,23 @@ class Reference:
                         and row["order"] <= at["order"]
                     ):
                         row["reason"] = "deleted"
+
+    def revisions(self):
+        """Of a source's full texts of one PMCID only those of the newest version and file stand."""
+        texts = [r for r in self.rows if not r["cited"] and not r["reason"] and r["about"]["pmcid"]]
+
+        def state(row):
+            return row["about"]["version"] or 1, row["order"]
+
+        def article(row):
+            return row["unit"].split("/")[0], row["about"]["pmcid"]
+
+        for row in texts:
+            if any(article(o) == article(row) and state(o) > state(row) for o in texts):
+                row["superseded"] = True
+        for row in texts:
+            if row.get("superseded"):
+                row["reason"] = "superseded"
 
     @staticmethod
     def filtered(row):

@@ -122,13 +122,13 @@ def test_a_full_text_that_the_filters_drop_takes_neither_its_abstract_nor_a_copy
     }
 
 
-def test_of_several_versions_of_a_full_text_the_highest_that_stays_is_kept(corpus):
+def test_of_a_full_text_s_versions_the_highest_counts_whatever_the_filters_say(corpus):
     long = [document(pmcid="PMC77", version=version) for version in (1, 10, 2)]
     corpus.extract("pmc/x", [*long, document(pmcid="PMC78", version=2)])
     corpus.extract("pmc/y", [document(pmcid="PMC78", version=3, text="short"), document(pmid=9)])
     corpus.extract("pmc/z", [document(pmid=9, version=1), document(pmcid="PMC77", version=10)])
     assert decisions(corpus) == {
-        "pmc/x": ["duplicate_id", "keep", "duplicate_id", "keep"],
+        "pmc/x": ["superseded", "keep", "superseded", "superseded"],
         "pmc/y": ["too_short", "keep"],
         "pmc/z": ["duplicate_id", "duplicate_id"],
     }
@@ -210,8 +210,21 @@ def test_of_equal_versions_the_one_of_the_later_file_stays(corpus):
     corpus.extract("pmc/9", [document(pmcid="PMC1"), document(pmcid="PMC2", version=2)], (2026, 1))
     corpus.extract("pmc/1", [document(pmcid="PMC1"), document(pmcid="PMC2")], (2026, 2))
     assert decisions(corpus) == {
-        "pmc/1": ["keep", "duplicate_id"],
-        "pmc/9": ["duplicate_id", "keep"],
+        "pmc/1": ["keep", "superseded"],
+        "pmc/9": ["superseded", "keep"],
+    }
+
+
+def test_what_an_article_was_before_its_licence_or_retraction_changed_does_not_count(tmp_path):
+    corpus = Corpus(tmp_path, licences=["commercial", "nlm-terms"])
+    before = [document(pmcid="PMC1"), document(pmcid="PMC2", retracted=True)]
+    corpus.extract("pmc/part-1", before, (0, 1))
+    corpus.extract("pmc/part-2", [document(pmcid="PMC1", licence="cc-by-nc")], (0, 2))
+    corpus.extract("pmc/part-3", [document(pmcid="PMC2")], (0, 3))
+    assert decisions(corpus) == {
+        "pmc/part-1": ["superseded", "superseded"],
+        "pmc/part-2": ["licence"],
+        "pmc/part-3": ["keep"],
     }
 
 
