@@ -33,10 +33,10 @@ def main(pubmed: Path | None, jats: Path, tokenizer: Path | None) -> None:
             megabytes = sum(len(chunk) for chunk in iter(lambda: stream.read(1 << 20), b"")) / 1e6
         _print(_reading(source, megabytes))
         _print(_articles(jats))
-        documents, trained = _prepare(source, home / "corpus", tokenizer)
-        _print(_packing(documents, tokenizer or trained))
+        documents, model = _prepare(source, home / "corpus", tokenizer)
+        _print(_packing(documents, model))
         _print(_signatures(documents))
-        _print(_corpus(source, home / "several", megabytes, tokenizer or trained))
+        _print(_corpus(source, home / "several", megabytes, model))
 
 
 def _multiplied(folder: Path, number: int) -> Path:
