@@ -78,6 +78,11 @@ def history(first: list[str], second: list[str]) -> dict[str, str]:
     return {name: HEAD + "".join(records) + TAIL for name, records in files.items()}
 
 
+NOTICES = {
+    "Retraction of Publication", "Retraction Notice", "Published Erratum", "Expression of Concern",
+}  # fmt: skip
+
+
 @dataclass
 class Standing:
     """What plain lxml and dictionaries say of some files, loaded one after another."""
@@ -92,10 +97,16 @@ def words(element: etree._Element) -> str:
     return " ".join("".join(element.itertext()).split())
 
 
-def text_of(article: etree._Element) -> str:
-    sections = [
-        (part.get("Label"), words(part)) for part in article.findall("Abstract/AbstractText")
-    ]
+def abstract_of(citation: etree._Element) -> list[etree._Element]:
+    """The abstract's sections; those of another abstract in English where there is none."""
+    others = [a for a in citation.findall("OtherAbstract") if a.get("Language", "eng") == "eng"]
+    own = citation.findall("Article/Abstract/AbstractText")
+    return own or (others[0].findall("AbstractText") if others else [])
+
+
+def text_of(citation: etree._Element) -> str:
+    article = citation.find("Article")
+    sections = [(part.get("Label"), words(part)) for part in abstract_of(citation)]
     lines = [f"{label}: {text}" if label else text for label, text in sections if text]
     title = words(article.find("ArticleTitle"))
     bare = re.fullmatch(r"\[(.*?)\.?\]\.?", title)  # as NLM marks a translated one
@@ -111,7 +122,7 @@ def expect(files: dict[str, str]) -> Standing:
         counts: Counter[str] = Counter()
         for record in root.findall("PubmedArticle/MedlineCitation"):
             counts["documents"] += 1
-            counts["with_abstract"] += record.find("Article/Abstract/AbstractText") is not None
+            counts["with_abstract"] += bool(abstract_of(record))
             counts[f"language {record.findtext('Article/Language')}"] += 1
             versions = alive.setdefault(record.findtext("PMID"), {})
             version = int(record.find("PMID").get("Version"))
@@ -127,13 +138,14 @@ def expect(files: dict[str, str]) -> Standing:
     for pmid, versions in alive.items():
         if versions:
             standing.fates["superseded"] += len(versions) - 1
-            _decide(pmid, versions[max(versions)].find("Article"), standing)
+            _decide(pmid, versions[max(versions)], standing)
     return standing
 
 
-def _decide(pmid: str, article: etree._Element, standing: Standing) -> None:
+def _decide(pmid: str, citation: etree._Element, standing: Standing) -> None:
+    article = citation.find("Article")
     types = [kind.text for kind in article.findall("PublicationTypeList/PublicationType")]
-    text = text_of(article)
+    text = text_of(citation)
     if "Retracted Publication" in types:
         reason = "retracted"
     elif article.findtext("Language") not in LANGUAGES:
@@ -142,6 +154,8 @@ def _decide(pmid: str, article: etree._Element, standing: Standing) -> None:
         reason = "no_abstract"
     elif len(text) < MIN_CHARACTERS:
         reason = "too_short"
+    elif NOTICES.intersection(types):
+        reason = "notice"
     else:
         reason = "kept"
         standing.texts[f"pmid:{pmid}"] = text
