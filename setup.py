@@ -18,6 +18,7 @@ setup(
         # reading and cleaning text
         "aiohttp>=3.11",
         "datatrove>=0.10",
+        "dill>=0.3",
         "httpx2>=2.16",
         "isal>=1.7",
         "langcodes>=3.5",
