@@ -23,6 +23,7 @@ setup(
         "isal>=1.7",
         "langcodes>=3.5",
         "lxml>=5.3",
+        "lxml-html-clean>=0.4",  # justext, which trafilatura brings, needs it; the lock would miss it
         "orjson>=3.10",
         "py3langid>=0.3",
         "s3fs>=2025.3",
