@@ -20,6 +20,7 @@ from data_prep.errors import DataError
 
 # A citation has no licence of its own: NLM distributes it under its terms and conditions.
 NLM_TERMS = "nlm-terms"
+DOCUMENTS = "documents.jsonl.zst"  # what extraction writes for a unit
 
 RAW_BYTES = 1 << 22  # of documents in memory at once where they are only copied
 WRITTEN_BYTES = 1 << 18  # of lines that wait to be compressed together

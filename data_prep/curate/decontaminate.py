@@ -21,10 +21,9 @@ from data_prep.config import CorpusConfig
 from data_prep.curate.benchmarks import Question, benchmark_settings, read_benchmark
 from data_prep.curate.decisions import KEEP, read_decisions, write_decisions
 from data_prep.curate.overlap import Match, Overlap
-from data_prep.curate.signatures import DOCUMENTS
 from data_prep.curate.steps import Reduces
 from data_prep.curate.words import in_batches
-from data_prep.documents import Document, read_documents
+from data_prep.documents import DOCUMENTS, Document, read_documents
 from data_prep.errors import DataError
 from data_prep.files import digest
 from data_prep.units import Stage, Unit, finished, source_of

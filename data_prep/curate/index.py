@@ -105,27 +105,27 @@ def read_events(path: Path) -> CitationEvents:
     table = pq.read_table(path, columns=[*_EVENT, "pmid", "position", "notice", "retracts"])
     if table["pmid"].null_count:
         raise DataError(f"{path}: a PubMed record without a PMID; extract its file again")
-    is_document = _is_document(table)
+    documents = is_document(table)
     return CitationEvents(
         _integers(table["pmid"], np.int64),
         _versions(table).astype(np.int16),  # four digits, as the reader takes them
         _integers(table["position"], np.int32),
-        ~is_document,
+        ~documents,
         _file(table),
-        _notices(table.filter(is_document)),
+        _notices(table.filter(documents)),
     )
 
 
 def read_notices(path: Path) -> Notices:
     """The notices among an index's documents."""
     table = pq.read_table(path, columns=["kind", "notice", "retracts"])
-    return _notices(table.filter(_is_document(table)))
+    return _notices(table.filter(is_document(table)))
 
 
 def read_withdrawals(path: Path) -> tuple[Withdrawals, tuple[int, int]]:
     """What the deletions of a full-text index withdraw, and the file's place in time (see CitationEvents)."""
     table = pq.read_table(path, columns=[*_EVENT, "pmcid"])
-    gone = table.filter(~_is_document(table))
+    gone = table.filter(~is_document(table))
     return Withdrawals(pmcid_numbers(gone["pmcid"]), _versions(gone)), _file(table)
 
 
@@ -137,7 +137,7 @@ def read_indexed_documents(
     columns += filters.COLUMNS
     columns += [name for name in quality.COLUMNS if quality_settings and name not in columns]
     table = pq.read_table(path, columns=columns)
-    table = table.filter(_is_document(table))
+    table = table.filter(is_document(table))
     return IndexedDocuments(
         article_keys(table, source),
         _versions(table),
@@ -160,7 +160,8 @@ def _notices(documents: pa.Table) -> Notices:
     return Notices(rows[parents], pc.list_flatten(links).to_numpy())
 
 
-def _is_document(table: pa.Table) -> np.ndarray:
+def is_document(table: pa.Table) -> np.ndarray:
+    """Mask of an index's rows that are documents, and not deletions; reads the column kind."""
     return pc.equal(table["kind"].cast(pa.string()), "document").to_numpy()
 
 

@@ -16,16 +16,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_prep.config import CorpusConfig, NearDuplicates
 from data_prep.curate.clusters import NO_KEY, Clusters, pairs_of_equals
 from data_prep.curate.decisions import KEEP, read_decisions, write_decisions
-from data_prep.curate.index import INDEX
+from data_prep.curate.index import INDEX, is_document
 from data_prep.curate.signatures import DIRECTORY as SIGNATURES_DIRECTORY
-from data_prep.curate.signatures import DOCUMENTS, SIGNATURES, read_keys
+from data_prep.curate.signatures import SIGNATURES, read_keys
 from data_prep.curate.steps import Reduces, decisions_name
+from data_prep.documents import DOCUMENTS
 from data_prep.errors import DataError
 from data_prep.files import digest, sha256_file
 from data_prep.units import Stage, Unit, UnitResult, finished, source_of
@@ -143,7 +143,7 @@ def rank_members(parts: Sequence[Part], first: np.ndarray) -> pa.Table:
     tables = []
     for part, mine in zip(parts, _split(rows, parts), strict=True):
         table = pq.read_table(part.index, columns=["kind", "characters", "id"])
-        table = table.filter(pc.equal(table["kind"], "document")).drop_columns(["kind"])
+        table = table.filter(is_document(table)).drop_columns(["kind"])
         tables.append(table.take(np.flatnonzero(part.stays)[mine]))
     table = pa.concat_tables(tables).append_column("row", pa.array(rows))
     table = table.append_column("cluster", pa.array(first[rows]))

@@ -18,12 +18,11 @@ from data_prep.config import CorpusConfig, NearDuplicates
 from data_prep.curate.clusters import NO_KEY
 from data_prep.curate.minhash import MinHash
 from data_prep.curate.words import in_batches
-from data_prep.documents import read_documents
+from data_prep.documents import DOCUMENTS, read_documents
 from data_prep.units import Stage, Unit, finished, source_of
 
 DIRECTORY = "signatures"
 SIGNATURES = "signatures.parquet"
-DOCUMENTS = "documents.jsonl.zst"
 _ROW_GROUP = 1 << 16  # documents: 7 MB of keys
 
 

@@ -20,13 +20,12 @@ from data_prep.curate.index import INDEX
 from data_prep.curate.near_duplicates import NEAR_DUPLICATE
 from data_prep.curate.since import KEPT
 from data_prep.curate.steps import DecisionsFile, Reduces
-from data_prep.documents import Document, DocumentWriter, read_raw_lines
+from data_prep.documents import DOCUMENTS, Document, DocumentWriter, read_raw_lines
 from data_prep.errors import DataError
 from data_prep.extract.index import content_hashes
 from data_prep.run.collector import rare_collections
 from data_prep.units import Stage, Unit, UnitResult, finished, source_of
 
-DOCUMENTS = "documents.jsonl.zst"
 DECISIONS = "decisions.parquet"
 SPLITS = ("train", "validation")
 TITLE_CHARACTERS = 300  # in the list of what was dropped; enough to recognise an article by

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.config import CorpusConfig
-from data_prep.documents import Deletion, Document, DocumentWriter, Reject
+from data_prep.documents import DOCUMENTS, Deletion, Document, DocumentWriter, Reject
 from data_prep.download.inventory import read_inventory
 from data_prep.extract.counts import ExtractionCounts
 from data_prep.extract.coverage import CoverageGate, check_coverage
@@ -59,7 +59,7 @@ class ExtractStage(Stage):
         source = source_of(unit.name)
         counts = ExtractionCounts()
         with (
-            DocumentWriter(folder / "documents.jsonl.zst") as documents,
+            DocumentWriter(folder / DOCUMENTS) as documents,
             DocumentWriter(folder / "rejects.jsonl.zst") as rejects,
             IndexWriter(folder / "index.parquet", unit.payload["order"]) as index,
         ):

@@ -1,5 +1,6 @@
 """The bundled corpus, made once for all tests that only look at it."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,3 +23,15 @@ def built(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ended = data_prep(write_config(folder / "corpus.yaml", raw, folder / "corpus"))
     assert ended.returncode == 0, ended.stderr
     return folder / "corpus"
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> Callable[..., Path]:
+    def make(**texts: str) -> Path:
+        folder = tmp_path / "in"
+        folder.mkdir(exist_ok=True)
+        for name, text in texts.items():
+            (folder / f"{name}.txt").write_text(text)
+        return folder
+
+    return make

@@ -3,7 +3,6 @@
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,18 +16,6 @@ from data_prep.run.plan import read_plan, states, tally
 from data_prep.units import Unit
 from tests import tiny
 from tests.data_prep.test_units import Upper, contents
-
-
-@pytest.fixture
-def inputs(tmp_path: Path) -> Callable[..., Path]:
-    def make(**texts: str) -> Path:
-        folder = tmp_path / "in"
-        folder.mkdir(exist_ok=True)
-        for name, text in texts.items():
-            (folder / f"{name}.txt").write_text(text)
-        return folder
-
-    return make
 
 
 @pytest.fixture(autouse=True)

@@ -1,9 +1,14 @@
 """What tests put into a corpus folder in place of the stage extract."""
 
+import pyarrow.parquet as pq
+
 from data_prep.config import CorpusConfig
+from data_prep.curate.identity import IdentifyStage
+from data_prep.curate.steps import decisions_name
 from data_prep.documents import Deletion, DocumentWriter, empty_metadata
 from data_prep.extract.index import IndexWriter
 from data_prep.files import sha256_file, write_json
+from data_prep.run.executor import run_stage
 
 FORMATS = {"pubmed": "pubmed", "pmc": "jats", "papers": "s2orc", "books": "text"}
 
@@ -62,3 +67,12 @@ class Corpus:
         }
         record = {"stage": "extract", "version": 1, "unit": unit, "inputs": {}, "settings": {}}
         write_json(folder / "unit.json", record | {"counts": {}, "files": files})
+
+
+def decisions(corpus):
+    """Reasons by unit, after the stage has run."""
+    stage = IdentifyStage(corpus.config)
+    assert not run_stage(stage).failed
+    names = stage.units()[0].payload["indexes"]
+    read = {n: pq.read_table(stage.directory / "all" / decisions_name(n)) for n in names}
+    return {name: table["reason"].to_pylist() for name, table in read.items()}

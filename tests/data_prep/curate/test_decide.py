@@ -7,7 +7,6 @@ from data_prep.curate.identity import IdentifyStage
 from data_prep.curate.reasons import REASONS
 from data_prep.curate.steps import decisions_name
 from data_prep.documents import Deletion
-from data_prep.run.executor import run_stage
 from tests.data_prep.curate.extracted import (
     FORMATS,
     Corpus,
@@ -18,15 +17,6 @@ from tests.data_prep.curate.extracted import (
 )
 
 TITLE = "A title long enough to tell one article from another: {}"
-
-
-def decisions(corpus):
-    """Reasons by unit, after the stage has run."""
-    stage = IdentifyStage(corpus.config)
-    assert not run_stage(stage).failed
-    names = stage.units()[0].payload["indexes"]
-    read = {n: pq.read_table(stage.directory / "all" / decisions_name(n)) for n in names}
-    return {name: table["reason"].to_pylist() for name, table in read.items()}
 
 
 class Reference:

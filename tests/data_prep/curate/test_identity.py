@@ -8,21 +8,13 @@ from data_prep.units import finished
 from tests.data_prep.curate.extracted import (
     Corpus,
     citation,
+    decisions,
     deletion,
     document,
     retraction_of,
 )
 
 TITLE = "Outcomes of a treatment that nobody has tried\n\n" + "An abstract. " * 20
-
-
-def decisions(corpus):
-    """Reasons by unit, after the stage has run."""
-    stage = IdentifyStage(corpus.config)
-    assert not run_stage(stage).failed
-    names = stage.units()[0].payload["indexes"]
-    read = {n: pq.read_table(stage.directory / "all" / decisions_name(n)) for n in names}
-    return {name: table["reason"].to_pylist() for name, table in read.items()}
 
 
 def test_the_newest_revision_of_a_citation_is_kept_and_a_deleted_one_dropped(corpus):

@@ -13,7 +13,7 @@ from data_prep.documents import Deletion, Reject, read_json_lines
 from data_prep.download.inventory import read_inventory
 from data_prep.download.stage import download
 from data_prep.download.transfer import Patience
-from tests.data_prep.download.pmc_server import INVENTORIES, SLOW_DOWN, PmcServer, jats
+from tests.data_prep.download.pmc_server import INVENTORIES, SLOW_DOWN, jats
 
 QUICK = Patience(attempts=4, first_s=0.01, longest_s=0.05)
 FIRST, SECOND, THIRD = "2026-11-20T01-00Z", "2026-11-21T01-00Z", "2026-11-22T01-00Z"
@@ -25,13 +25,6 @@ from data_prep.config import CorpusConfig
 from data_prep.download.stage import download
 download(CorpusConfig.model_validate_json(sys.argv[1]))
 """
-
-
-@pytest.fixture(scope="module")
-def running():
-    server = PmcServer()
-    yield server
-    server.close()
 
 
 @pytest.fixture

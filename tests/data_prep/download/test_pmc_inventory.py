@@ -22,18 +22,11 @@ from data_prep.download.pmc.layout import name_of, read_metadata
 from data_prep.download.transfer import Patience
 from data_prep.errors import DataError
 from data_prep.source_config import Bucket
-from tests.data_prep.download.pmc_server import INVENTORIES, PmcServer
+from tests.data_prep.download.pmc_server import INVENTORIES
 
 QUICK = Patience(attempts=2, first_s=0.01, longest_s=0.01)
 COLUMNS = ["Bucket", "Key", "LastModifiedDate", "ETag"]
 OLD, NEW = "2026-11-20T01-00Z", "2026-11-21T01-00Z"
-
-
-@pytest.fixture(scope="module")
-def running():
-    server = PmcServer()
-    yield server
-    server.close()
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -60,18 +60,6 @@ def executor(request: pytest.FixtureRequest) -> Executor:
     from data_prep.run.ray_jobs import RayJobs
 
     return RayJobs(2, Ray(address=request.getfixturevalue("ray_address")))
-
-
-@pytest.fixture
-def inputs(tmp_path: Path) -> Callable[..., Path]:
-    def make(**texts: str) -> Path:
-        folder = tmp_path / "in"
-        folder.mkdir(exist_ok=True)
-        for name, text in texts.items():
-            (folder / f"{name}.txt").write_text(text)
-        return folder
-
-    return make
 
 
 def reasons(folder: Path) -> dict[str, str]:
