@@ -62,6 +62,7 @@ setup(
             "moto[server]>=5.1",
             "mypy>=1.13",
             "pytest>=8.3",
+            "pytest-timeout>=2.3",
             "ray>=2.40",
             "ruff>=0.8",
             "types-PyYAML",

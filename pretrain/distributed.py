@@ -10,8 +10,10 @@ from typing import Any
 import deepspeed
 import torch
 import torch.distributed as dist
+from deepspeed.accelerator import get_accelerator
 
 from data_prep.errors import DataError
+from pretrain.communication_op import load_communication_op
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ def start(timeout_minutes: float) -> None:
         os.environ.setdefault(name, alone)
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
     os.environ.setdefault("MASTER_PORT", "29500")
+    if get_accelerator().device_name() == "cpu":
+        load_communication_op()
     # Written out: DeepSpeed's default moved from 30 to 10 minutes in 2026.
     deepspeed.init_distributed(
         timeout=timedelta(minutes=timeout_minutes), verbose=False, auto_mpi_discovery=False

@@ -1,11 +1,16 @@
-"""What all tests share: where real data is, and how a command is run."""
+"""What all tests share: where real data is, and that no test leaves a process behind."""
 
 import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+os.environ["BIOMED_TESTS"] = str(os.getpid())  # every process that a test starts inherits it
 
 
 @pytest.fixture(scope="session")
@@ -15,3 +20,36 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}: set BIOMED_TEST_DATA to a folder that holds it")
     return folder
+
+
+@pytest.fixture(scope="session")
+def communication_op() -> None:
+    """DeepSpeed's op is built, which takes half a minute the first time: no test's time limit counts it."""
+    command = "from pretrain.communication_op import load_communication_op as load; load()"
+    environment = os.environ | {"DS_ACCELERATOR": "cpu"}
+    subprocess.run([sys.executable, "-c", command], cwd=ROOT, env=environment, check=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_process_stays() -> Iterator[None]:
+    """Fails the module whose processes outlive it: they would slow down all that follows."""
+    yield
+    left = _marked(f"BIOMED_TESTS={os.getpid()}".encode())
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert not left, f"still running at the end: {left}"
+
+
+def _marked(mark: bytes) -> dict[int, str]:
+    """Command by process id of the processes that inherited the mark, ours left out."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            environment = (folder / "environ").read_bytes().split(b"\0")
+            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue
+        # multiprocessing's own helper ends with the process that uses it.
+        if mark in environment and "resource_tracker" not in command:
+            found[int(folder.name)] = command.strip()
+    return found

@@ -150,7 +150,7 @@ def launch(
     """Run a training to its end."""
     command = [*launch_command(config, ranks, script), *overrides]
     return subprocess.run(
-        command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False
+        command, env=ENVIRONMENT, capture_output=True, text=True, timeout=600, check=False
     )
 
 
@@ -164,7 +164,7 @@ def run_alone(
         env=ENVIRONMENT | {"MASTER_PORT": str(free_port())} | environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         check=False,
     )
 
@@ -198,7 +198,7 @@ def rank_processes(config: Path) -> list[int]:
     return [pid for _, pid in sorted(found)]
 
 
-def wait_for(condition: Any, timeout_s: float = 120.0) -> None:
+def wait_for(condition: Any, timeout_s: float = 300.0) -> None:
     """Wait until `condition()` holds, or fail the test."""
     deadline = time.monotonic() + timeout_s
     while not condition():

@@ -28,7 +28,7 @@ class JobCluster(Cluster):
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobCluster]:
+def cluster(tmp_path_factory: pytest.TempPathFactory, communication_op) -> Iterator[JobCluster]:
     with running(JobCluster, tmp_path_factory.mktemp("slurm")) as cluster:
         yield cluster
 

@@ -30,7 +30,7 @@ def base_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def values(sets: dict[str, Path], base_model: Path):
+def values(sets: dict[str, Path], base_model: Path, communication_op):
     """Config values of a run in `folder`: 5 sequences a step, which two ranks do not share evenly."""
 
     def make(folder: Path, **changes):
