@@ -93,11 +93,23 @@ class Tokenizer(Section):
 class Pack(Section):
     """How documents fill sequences; see docs/formats.md."""
 
-    policy: Literal["best_fit", "concat"] = "best_fit"
+    policy: Literal["best_fit", "concat", "per_document"] = "best_fit"
+    epochs: int = Field(1, ge=1)  # per_document: windows taken of each document, one an epoch
+    seed: int = Field(0, ge=0)  # of windows and of shuffling
+    shuffle_documents: int = Field(0, ge=0)  # shuffled into each other before packing; 0: none
+    min_tokens: int = Field(1, ge=1)  # documents with fewer are left out
     sequence_length: int = Field(1024, ge=8)  # tokens
     window: int = Field(4096, ge=1)  # documents that best_fit sees at once
     row_group: int = Field(256, ge=64, le=256)  # sequences
     begin_token: bool = False  # whether documents begin with the tokenizer's begin token
+
+    @model_validator(mode="after")
+    def _epochs_have_windows(self) -> Self:
+        if self.epochs > 1 and self.policy != "per_document":
+            raise ValueError(
+                f"epochs: {self.epochs} needs policy: per_document; {self.policy} packs every token once"
+            )
+        return self
 
 
 class InstructInput(Section):

@@ -43,7 +43,7 @@ class TrainSource(Section):
     """One shard set to train on."""
 
     path: Path
-    weight: Positive = 1  # its share of the sequences, relative to the others
+    weight: int = Field(1, ge=0)  # its share of the sequences; 0: joins in a later phase
 
 
 class Data(Section):
@@ -55,6 +55,21 @@ class Data(Section):
     shuffle_groups: Positive = 64  # row groups shuffled into each other
     workers: int = Field(1, ge=0)  # loader processes of each rank; 0: in the training process
     require_even: bool = False  # refuse a world size that does not divide the global batch
+    bad_row_groups: Literal["stop", "skip"] = "stop"  # skip: the ledger says which were left out
+
+
+class Phase(Section):
+    """What changes after a number of steps: the mixture (curriculum, annealing) or the batch (a ramp)."""
+
+    from_step: Positive  # completed steps before it
+    weights: dict[str, Annotated[int, Field(ge=0)]] | None = None  # by source; left out: not read
+    global_batch: Positive | None = None
+
+    @model_validator(mode="after")
+    def _changes_something(self) -> Self:
+        if self.weights is None and self.global_batch is None:
+            raise ValueError("give weights, global_batch, or both")
+        return self
 
 
 class Optimizer(Section):
@@ -127,6 +142,7 @@ class RunConfig(Section):
     optimizer: Optimizer
     schedule: Schedule = Schedule()  # type: ignore[call-arg]
     training: Training
+    phases: list[Phase] = []  # in order; the ledger keeps those that have begun
     deepspeed: Path  # DeepSpeed's own JSON
     checkpoint: Checkpoint = Checkpoint()  # type: ignore[call-arg]
     tracking: Tracking = Tracking()

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.shards.parquet_file import COMPRESSION
+from data_prep.shards.parquet_writer import COMPRESSION
 from data_prep.shards.writer import EncodedDocument
 
 SOURCE = "instruct"

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from data_prep.errors import ConfigError, DataError
 from data_prep.files import sha256_file, write_atomically
+from data_prep.shards.document_list import merge_documents
 from data_prep.shards.encoded import EncodedDocument, in_batches
 from data_prep.shards.manifest import (
     DOCUMENTS_FILE,
@@ -20,8 +21,8 @@ from data_prep.shards.manifest import (
     Manifest,
     ShardFile,
 )
-from data_prep.shards.merge import merge_documents
-from data_prep.shards.parquet_file import COMPRESSION, Footer
+from data_prep.shards.parquet_file import Footer
+from data_prep.shards.parquet_writer import COMPRESSION
 from data_prep.shards.schema import ShardFormat
 from data_prep.shards.writer import ShardCounts, ShardWriter
 from data_prep.tokenizer.encode import Encoder

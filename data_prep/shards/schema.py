@@ -10,7 +10,7 @@ from typing import Literal
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 UINT16_VOCABULARY = 65_536  # ids below this fit two bytes
 
 # Key of the file metadata with the CRC-32 of every row group's bytes, which covers the page headers
@@ -49,7 +49,10 @@ class ShardFormat(BaseModel):
 
     sequence_length: int = Field(ge=1)  # tokens in a row
     row_group: int = Field(ge=1)  # rows in a row group; the last of a file may have fewer
-    policy: Literal["best_fit", "concat"]
+    policy: Literal["best_fit", "concat", "per_document"]
+    epochs: int = Field(
+        1, ge=1
+    )  # row group g belongs to epoch g mod this; more than 1: per_document
     vocabulary_size: int = Field(ge=1)  # one more than the highest id
     tokenizer_fingerprint: str
     begin_token: bool  # whether documents begin with begin_id

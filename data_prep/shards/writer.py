@@ -33,7 +33,7 @@ import pyarrow.parquet as pq
 
 from data_prep.shards.encoded import EncodedBatch, EncodedDocument
 from data_prep.shards.packing import best_fit, concat, without_emptiest_row
-from data_prep.shards.parquet_file import COMPRESSION, ParquetFileWriter
+from data_prep.shards.parquet_writer import COMPRESSION, ParquetFileWriter
 from data_prep.shards.rows import rows_table
 from data_prep.shards.schema import ShardFormat
 from data_prep.shards.window import empty_window

@@ -12,7 +12,8 @@ import pytest
 
 from data_prep.files import sha256_file
 from data_prep.shards.manifest import Manifest, ShardFile
-from data_prep.shards.parquet_file import Footer, ParquetFileWriter
+from data_prep.shards.parquet_file import Footer
+from data_prep.shards.parquet_writer import ParquetFileWriter
 from data_prep.shards.verify import verify
 from tests.data_prep.shards.encoded import encoded_documents
 

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_prep.errors import DataError
-from data_prep.shards.parquet_file import COMPRESSION
+from data_prep.shards.parquet_writer import COMPRESSION
 from data_prep.shards.schema import DOCUMENTS
 
 ROWS_AT_ONCE = 1 << 20  # about 200 MB of documents are sorted in memory

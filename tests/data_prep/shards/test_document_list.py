@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep.errors import DataError
-from data_prep.shards.merge import merge_documents
+from data_prep.shards.document_list import merge_documents
 from data_prep.shards.schema import DOCUMENTS
 
 
