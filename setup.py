@@ -26,6 +26,7 @@ setup(
         "lxml-html-clean>=0.4",  # justext, which trafilatura brings, needs it; the lock would miss it
         "orjson>=3.10",
         "py3langid>=0.3",
+        "regex>=2024.11",
         "s3fs>=2025.3",
         "trafilatura>=2.0",
         "xxhash>=3.5",

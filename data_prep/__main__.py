@@ -7,8 +7,16 @@ python -m data_prep STAGE CONFIG [--section.key value ...] [--since OUTPUT] [--a
 python -m data_prep status CONFIG | OUTPUT        how far each stage is
 python -m data_prep sources check CONFIG          what moved at the places that sources come from
 python -m data_prep card OUTPUT                   writes what the corpus holds to CARD.md; pack and all do too
-python -m data_prep inspect SHARD_SET [ROWS]
-python -m data_prep verify SHARD_SET ...
+python -m data_prep fetch SHARD_SET FOLDER        copies a set (s3://, gs://, https://, a folder) to local disk
+python -m data_prep fertility OUTPUT [TOKENIZER ...]  tokens a word, by source, language and tokenizer
+python -m data_prep inspect SHARD_SET [ROWS] [--row FIRST] [--document ID]   rows as text, with their documents
+python -m data_prep stats SHARD_SET ... [--json true]         documents, tokens, fill, lengths, licences, bytes on disk
+python -m data_prep merge OUT SHARD_SET SHARD_SET ... [--source NAME]        one set of several, by links
+python -m data_prep split SHARD_SET FOLDER --parts train=98,validation=2      by article, packed anew
+python -m data_prep convert SHARD_SET FOLDER --to megatron|mds
+python -m data_prep convert INPUT FOLDER --from megatron|mds --tokenizer FOLDER --source NAME [--split train]
+    [--policy best_fit|concat] [--sequence_length N] [--window N] [--row_group N] [--begin_token true]
+python -m data_prep verify SHARD_SET ... [--workers N]        every checksum, row and document
 """
 
 import difflib
@@ -17,6 +25,8 @@ from collections.abc import Sequence
 
 from data_prep import commands
 from data_prep.errors import ConfigError, ProjectError, exit_code, explain
+
+ONCE = ("inspect", "stats", "verify", "merge", "split", "convert", "fertility")  # begin anew
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -33,7 +43,8 @@ def main(arguments: Sequence[str]) -> int:
         print(message, file=sys.stderr)
         return exit_code(error)
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
+        on = "" if arguments[0] in ONCE else "; the same command goes on from here"
+        print(f"stopped{on}", file=sys.stderr)
         return 130  # 128 + SIGINT, as shells say it
     return 0
 

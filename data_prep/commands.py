@@ -64,36 +64,116 @@ def card(arguments: list[str]) -> None:
 
 def verify(arguments: list[str]) -> None:
     """Read shard sets whole."""
-    from data_prep.shards.verify import verify
+    from data_prep.shards.parallel import cores
+    from data_prep.shards.verify import VerifyOptions, verify
 
-    if not arguments:
-        raise ConfigError("verify: expected the folder of a shard set after it")
-    problems = {path: verify(Path(path)) for path in arguments}
-    for path in (path for path, found in problems.items() if not found):
-        print(f"{path}: whole")
-    if any(problems.values()):
-        raise DataError("\n".join(line for found in problems.values() for line in found))
+    places, overrides = _places("verify", arguments)
+    options = load_config(VerifyOptions, None, overrides)
+    lines: list[str] = []
+    for place in places:
+        problems = verify(place, options.workers or cores())
+        lines += problems
+        if not problems:
+            print(f"{place}: whole", flush=True)
+    if lines:
+        raise DataError("\n".join(lines))
 
 
 def inspect(arguments: list[str]) -> None:
     """Show some rows of a shard set."""
-    from data_prep.shards.inspect import inspect
+    from data_prep.shards.inspect import InspectOptions, inspect
+
+    (place, *rows), overrides = _places("inspect", arguments)
+    if rows:
+        overrides = ["--rows", rows[0], *overrides]
+    inspect(place, load_config(InspectOptions, None, overrides))
+
+
+def stats(arguments: list[str]) -> None:
+    """Tell what is in shard sets, side by side."""
+    from data_prep.shards.statistics_table import StatisticsOptions, show_statistics
+
+    places, overrides = _places("stats", arguments)
+    show_statistics(places, load_config(StatisticsOptions, None, overrides))
+
+
+def merge(arguments: list[str]) -> None:
+    """Make one shard set of several."""
+    from data_prep.shards.merge import MergeOptions, merge
+
+    (output, *places), overrides = _places("merge", arguments)
+    manifest = merge(
+        Path(output), list(map(Path, places)), load_config(MergeOptions, None, overrides).source
+    )
+    print(f"{output}: {len(manifest.files)} files, {manifest.counts['documents']:,} documents")
+
+
+def fetch(arguments: list[str]) -> None:
+    """Copy a shard set to local disk."""
+    from data_prep.shards.fetch import fetch
+
+    if len(arguments) != 2:
+        raise ConfigError(
+            "fetch: expected the URL or folder of a shard set, and a folder, after it"
+        )
+    place, folder = arguments
+    manifest = fetch(place, Path(folder))
+    print(f"{folder}: {len(manifest.hashes)} files, whole")
+
+
+def fertility(arguments: list[str]) -> None:
+    """Tokens per word and character of a corpus, by its tokenizer and others."""
+    from data_prep.tokenizer.fertility_report import report_fertility
 
     if not arguments:
-        raise ConfigError("inspect: expected the folder of a shard set after it")
-    folder, rows, *_ = [*arguments, "3"]
-    if not rows.isdigit():
-        raise ConfigError(f"inspect: {rows!r} is not a number of rows")
-    inspect(Path(folder), int(rows))
+        raise ConfigError("fertility: expected the output folder of a corpus after it")
+    output, *folders = map(Path, arguments)
+    report_fertility(output, folders)
+
+
+def split(arguments: list[str]) -> None:
+    """Split a shard set into several."""
+    from data_prep.shards.split import parse_weights, split
+
+    if len(arguments) != 4 or arguments[2] != "--parts":
+        raise ConfigError("split: expected `split SHARD_SET FOLDER --parts train=98,validation=2`")
+    folder, out, _, parts = arguments
+    for name, manifest in split(Path(folder), Path(out), parse_weights(parts)).items():
+        counts = manifest.counts
+        print(f"{out}/{name}: {counts['documents']:,} documents, {counts['tokens']:,} tokens")
+
+
+def convert(arguments: list[str]) -> None:
+    """A shard set to another trainer's format, or from one."""
+    from data_prep.convert.convert import convert
+
+    if len(arguments) < 2 or any(word.startswith("--") for word in arguments[:2]):
+        raise ConfigError("convert: expected an input and a folder that does not exist after it")
+    place, out, *options = arguments
+    print(convert(Path(place), Path(out), options))
 
 
 COMMANDS: dict[str, Command] = {
     "status": status,
     "sources": sources,
     "card": card,
+    "fetch": fetch,
+    "fertility": fertility,
+    "convert": convert,
     "inspect": inspect,
+    "merge": merge,
+    "split": split,
+    "stats": stats,
     "verify": verify,
 }
+
+
+def _places(command: str, arguments: list[str]) -> tuple[list[str], list[str]]:
+    """The shard sets after a command, one at least, and the options after them."""
+    first = next((k for k, word in enumerate(arguments) if word.startswith("--")), len(arguments))
+    if not first:
+        raise ConfigError(f"{command}: expected the folder of a shard set after it")
+    return arguments[:first], arguments[first:]
 
 
 def _config(command: str, arguments: list[str]) -> CorpusConfig:

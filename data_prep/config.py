@@ -1,7 +1,7 @@
 """The config of a corpus: configs/corpus/*.yaml."""
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -70,23 +70,58 @@ class Curate(Section):
 
 
 class TrainTokenizer(Section):
-    """A byte-level BPE trained on the corpus; the defaults are BioMedLM's (its tokenize/train_bpe.py)."""
+    """A tokenizer trained on the corpus.
 
-    vocab_size: int = Field(28_896, ge=257)
-    min_frequency: int = Field(2, ge=1)
+    The defaults of `byte_level` are BioMedLM's (its tokenize/train_bpe.py), those of `sentencepiece`
+    LLaMA's (the trainer_spec in its tokenizer.model).
+    """
+
+    kind: Literal["byte_level", "sentencepiece"] = "byte_level"
+    vocab_size: int = Field(28_896, ge=257)  # sentencepiece: 32,000
+    min_frequency: int = Field(2, ge=1)  # byte_level
+    # sentencepiece: 1,000,000,000, because it holds them all in memory
     sample_bytes: int = Field(10_000_000_000, ge=1)
+    character_coverage: float = Field(0.99995, gt=0, le=1)  # sentencepiece; the rest are bytes
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_kind(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("kind") == "sentencepiece":
+            return {"vocab_size": 32_000, "sample_bytes": 1_000_000_000} | values
+        return values
+
+
+class ExtendTokenizer(Section):
+    """A SentencePiece BPE with pieces added: of another model, learnt on the corpus, or both."""
+
+    path: Path  # of the base: its folder, or its tokenizer.model
+    new_pieces: int = Field(0, ge=0)  # learnt on the corpus
+    pieces: Path | None = None  # a SentencePiece model whose pieces are added
+    min_frequency: int = Field(2, ge=1)  # of learnt characters and merges
+    # The rest stay bytes; sentencepiece's advice for Chinese and Japanese (its README).
+    character_coverage: float = Field(0.9995, gt=0, le=1)
+    sample_bytes: int = Field(1_000_000_000, ge=1)  # of the corpus; its words are held in memory
+
+    @model_validator(mode="after")
+    def _adds_something(self) -> Self:
+        if not self.new_pieces and self.pieces is None:
+            raise ValueError("give new_pieces (how many to learn), pieces (another model), or both")
+        return self
 
 
 class Tokenizer(Section):
-    """A tokenizer to train, or the folder of one that exists."""
+    """A tokenizer to train, one to extend, or the folder of one that is taken as it is."""
 
     train: TrainTokenizer | None = None
+    extend: ExtendTokenizer | None = None
     path: Path | None = None
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
-        if (self.train is None) == (self.path is None):
-            raise ValueError("give either train (settings) or path (a tokenizer's folder)")
+        if sum(origin is not None for origin in (self.train, self.extend, self.path)) != 1:
+            raise ValueError(
+                "give one of train (settings), extend (settings) and path (a tokenizer's folder)"
+            )
         return self
 
 

@@ -124,19 +124,24 @@ def read_raw_lines(path: Path, size: int = RAW_BYTES) -> Iterator[list[bytes]]:
 
     What only copies or counts documents need not parse them. Raises DataError where the stream is cut.
     """
+    return (block.removesuffix(b"\n").split(b"\n") for block in read_blocks(path, size))
+
+
+def read_blocks(path: Path, size: int = RAW_BYTES) -> Iterator[bytes]:
+    """The bytes of such a file in blocks of whole lines, some `size` bytes each."""
     rest: list[bytes] = []  # the beginning of a line that is longer than what was read at once
     try:
         with open_lines(path) as stream:
             while chunk := stream.read(size):
-                first, *lines = chunk.split(b"\n")
-                rest.append(first)
-                if lines:
-                    yield [b"".join(rest), *lines[:-1]]
-                    rest = lines[-1:]
+                end = chunk.rfind(b"\n") + 1
+                if end:
+                    yield b"".join([*rest, memoryview(chunk)[:end]])
+                    rest.clear()
+                rest.append(chunk[end:])
     except (EOFError, OSError, zlib.error) as error:
         raise DataError(f"{path}: not readable ({error}); rebuild the file or remove it") from error
     if any(rest):
-        yield [b"".join(rest)]
+        yield b"".join(rest)
 
 
 class DocumentWriter:

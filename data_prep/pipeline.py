@@ -1,42 +1,52 @@
 """The stages in their order, and what a user is told after each."""
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from __future__ import annotations
 
-from data_prep.card.markdown import write_card
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 from data_prep.config import CorpusConfig
-from data_prep.curate.benchmarks import read_benchmark
-from data_prep.curate.decontaminate import DecontaminateStage
-from data_prep.curate.identity import IdentifyStage
-from data_prep.curate.near_duplicates import NearDuplicatesStage
-from data_prep.curate.signatures import SignaturesStage
-from data_prep.curate.since import find_earlier
-from data_prep.curate.stage import CurateStage
-from data_prep.download.stage import download
 from data_prep.errors import ConfigError, DataError
-from data_prep.extract.stage import ExtractStage
-from data_prep.instruct.sets import make_instruct_sets
 from data_prep.progress import console
-from data_prep.run.executor import StageReport, executor_of, run_stage
 from data_prep.run.plan import read_plan, states
-from data_prep.shards.build import PackStage, ShardSetStage, check_tokenizer
-from data_prep.tokenizer.train import TokenizerStage
+from data_prep.run.server import start_server
 from data_prep.units import Stage, finished, source_of
 
-# What a user types, and the stages that it runs. A reduce belongs to the stage that needs it.
-STAGES: dict[str, Callable[[CorpusConfig], Sequence[Callable[[CorpusConfig], Stage]]]] = {
-    "extract": lambda config: (ExtractStage,),
-    "curate": lambda config: _curation(config),
-    "tokenizer": lambda config: (TokenizerStage,),
-    "pack": lambda config: (PackStage, ShardSetStage),
-}
+if TYPE_CHECKING:
+    from data_prep.run.executor import StageReport
+
+# What a stage needs is imported where it is run: together it takes half a second.
 CORPUS = ("download", "extract", "curate", "tokenizer", "pack")
 NAMES = (*CORPUS, "instruct", "all")
 GROUP_SIZE = 8  # parts of a group that are shown: enough for every reason to drop a document
 
 
+def _stages(name: str, config: CorpusConfig) -> list[Callable[[CorpusConfig], Stage]]:
+    """The stages that what a user types runs; a reduce belongs to the stage that needs it."""
+    if name == "extract":
+        from data_prep.extract.stage import ExtractStage
+
+        return [ExtractStage]
+    if name == "curate":
+        return _curation(config)
+    if name == "tokenizer":
+        from data_prep.tokenizer.train import TokenizerStage
+
+        return [TokenizerStage]
+    from data_prep.shards.build import PackStage, ShardSetStage
+
+    return [PackStage, ShardSetStage]
+
+
 def _curation(config: CorpusConfig) -> list[Callable[[CorpusConfig], Stage]]:
     """Each step decides about what those before it keep; the last does what they say."""
+    from data_prep.curate.decontaminate import DecontaminateStage
+    from data_prep.curate.identity import IdentifyStage
+    from data_prep.curate.near_duplicates import NearDuplicatesStage
+    from data_prep.curate.signatures import SignaturesStage
+    from data_prep.curate.stage import CurateStage
+
     steps: list[Callable[[CorpusConfig], Stage]] = [IdentifyStage]
     if config.curate.near_duplicates:
         steps += [SignaturesStage, NearDuplicatesStage]
@@ -55,7 +65,11 @@ def run(name: str, config: CorpusConfig, allow_failed: bool) -> None:
         raise ConfigError("sources: none is given; name at least one to make a corpus from")
     if "curate" in names:
         _check_curation(config)
+    if config.executor == "local" and names != ("download",):
+        start_server(name for name in names if name != "download")
     if "tokenizer" in names:
+        from data_prep.shards.build import check_tokenizer
+
         check_tokenizer(config)
     for stage in names:
         for report in _reports(stage, config):
@@ -69,6 +83,9 @@ def run(name: str, config: CorpusConfig, allow_failed: bool) -> None:
 
 def _check_curation(config: CorpusConfig) -> None:
     """Raise now what curation would raise hours later."""
+    from data_prep.curate.benchmarks import read_benchmark
+    from data_prep.curate.since import find_earlier
+
     if config.curate.since:
         find_earlier(config.curate.since, config.output)
     for benchmark in config.curate.decontaminate.benchmarks if config.curate.decontaminate else ():
@@ -77,14 +94,22 @@ def _check_curation(config: CorpusConfig) -> None:
 
 def _reports(name: str, config: CorpusConfig) -> Iterator[StageReport]:
     if name == "download":
+        from data_prep.download.stage import download
+
         yield download(config)
         return
+    from data_prep.run.executor import executor_of, run_stage
+
     executor = executor_of(config)
     if name == "instruct":
+        from data_prep.instruct.sets import make_instruct_sets
+        from data_prep.instruct.stage import instruct_section
+
         yield from make_instruct_sets(config, executor)
+        _tell_packing(instruct_section(config).output)
         return
     _check_stage_before(name, config)
-    for make in STAGES[name](config):
+    for make in _stages(name, config):
         stage = make(config)
         report = run_stage(stage, executor)
         yield report
@@ -95,6 +120,9 @@ def _reports(name: str, config: CorpusConfig) -> Iterator[StageReport]:
             )
         _tell_counts(stage)
     if name == "pack":
+        from data_prep.card.markdown import write_card
+
+        _tell_packing(config.output / "shards")
         console.print(f"the corpus card: {write_card(config.output)}", soft_wrap=True)
 
 
@@ -135,6 +163,14 @@ def _tell_counts(stage: Stage) -> None:
     for name, value in rows.items():
         # Wide lines are the terminal's to wrap, so that a log or a search has each whole.
         console.print(f"  {name:{width}}  {value}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _tell_packing(sets: Path) -> None:
+    from data_prep.shards.counts import ShardCounts
+
+    for result in finished(sets):
+        line = f"  {result.name}  {ShardCounts.of(result.counts).summary()}"
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def total(counts: list[dict[str, Any]]) -> dict[str, Any]:

@@ -2,9 +2,10 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -21,6 +22,7 @@ POLL_S = 0.5  # often enough for the eye, rare enough for a shared file system
 LINE_S = 30.0  # where there is no terminal: a log shows life, and stays readable
 
 Ended = tuple[int, int]  # units and bytes of input
+Item = TypeVar("Item")
 
 
 def progress_bar() -> Progress:
@@ -89,6 +91,18 @@ def follow(title: str, total: Ended, look: Callable[[], Ended]) -> Iterator[Foll
     finally:
         stop.set()
         watcher.join()
+
+
+def followed(
+    title: str, items: Iterable[Item], total: Ended, bytes_of: Callable[[Item], int]
+) -> Iterator[Item]:
+    """The items, and shown meanwhile how many of `total` have been dealt with."""
+    units = size = 0
+    with follow(title, total, lambda: (units, size)):
+        for item in items:
+            yield item
+            units += 1
+            size += bytes_of(item)
 
 
 def duration(seconds: float) -> str:

@@ -6,14 +6,12 @@ provided that no attention mask is given and no cache used. Padding therefore ke
 and never continues a document's count; each padding token is a sequence to itself.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
 
-from data_prep.errors import DataError
+from pretrain.packed_rows import PackedRows
 
 # The label that torch's cross entropy, and so every transformers model, leaves out of the loss.
 IGNORED = -100
@@ -22,70 +20,55 @@ Attention = Literal["document", "sequence"]
 Tensors = dict[str, torch.Tensor]
 
 
-@dataclass(frozen=True)
-class Row:
-    """One packed sequence: `tokens` (L,), the `lengths` of its document pieces in order, and which tokens
-    are trained on, (L,) bool, or None for all. What the pieces leave of the row is padding.
-    """
-
-    tokens: np.ndarray
-    lengths: np.ndarray
-    loss_mask: np.ndarray | None = None
-
-
-def assemble(rows: Sequence[Row], attention: Attention) -> Tensors:
+def assemble(rows: PackedRows, attention: Attention) -> Tensors:
     """Give `tokens`, `labels` and `position_ids`, each (rows, L) int64.
 
     Labels stand unshifted, as transformers expects: place t is predicted from t - 1. They are -100 on
     padding, on tokens the loss mask excludes and on the first token of each document piece, which has
     nothing to be predicted from. Position ids restart at each piece and are 0 on padding (attention
-    "document"), or count through the whole row ("sequence"). Raises DataError for pieces longer than
-    their row.
+    "document"), or count through the whole row ("sequence").
     """
-    tokens = np.stack([row.tokens for row in rows]).astype(np.int64)
-    labels = tokens.copy()
-    position_ids = np.zeros_like(tokens)
-    for label, position, row in zip(labels, position_ids, rows, strict=True):
-        stops = np.cumsum(row.lengths, dtype=np.int64)
-        end = int(stops[-1]) if len(stops) else 0
-        if end > len(label):
-            raise DataError(
-                f"a row of {len(label)} tokens lists documents of {end} tokens in all; run `verify` on "
-                "its shard set and rebuild the shard"
-            )
-        starts = stops - row.lengths
-        position[:end] = np.arange(end) - np.repeat(starts, row.lengths)
-        label[starts] = IGNORED
-        label[end:] = IGNORED
-        if row.loss_mask is not None:
-            label[~row.loss_mask] = IGNORED
-    if attention == "sequence":
-        position_ids[:] = np.arange(tokens.shape[1])
-    return {
-        "tokens": torch.from_numpy(tokens),
-        "labels": torch.from_numpy(labels),
-        "position_ids": torch.from_numpy(position_ids),
-    }
+    within = _places_in_pieces(rows.pieces, rows.tokens.shape[1])
+    ignored = within == 0
+    if rows.loss_mask is not None:
+        ignored |= ~rows.loss_mask
+    # One array of NumPy's: it asks for huge pages, without which most of the time goes to page faults.
+    tensors = np.empty((3, *rows.tokens.shape), np.int64)
+    tokens, labels, position_ids = tensors
+    tokens[...] = rows.tokens
+    labels[...] = tokens
+    np.copyto(labels, IGNORED, where=ignored)
+    position_ids[...] = within if attention == "document" else np.arange(tokens.shape[1])
+    names = ("tokens", "labels", "position_ids")
+    return dict(zip(names, torch.from_numpy(tensors), strict=True))
 
 
-def filler(count: int, sequence_length: int, attention: Attention) -> Tensors:
-    """Give `count` rows that train nothing, shaped and positioned as `assemble` does padding."""
-    empty = Row(np.zeros(sequence_length, np.int64), np.zeros(0, np.int64))
-    return assemble([empty] * count, attention)
+def _places_in_pieces(pieces: np.ndarray, sequence_length: int) -> np.ndarray:
+    """(rows, L): how many tokens of its piece stand before each token; 0 on padding."""
+    # Narrow numbers: a batch of them fits the cache, which makes this four times as fast.
+    narrow = np.min_scalar_type(sequence_length)
+    ends = np.cumsum(pieces, axis=1, dtype=np.int64)
+    end = pieces.sum(axis=1, dtype=np.int64)
+    # padding is one more piece of each row, in which nothing is counted
+    lengths = np.column_stack([pieces, sequence_length - end]).ravel()
+    starts = np.column_stack([ends - pieces, end]).astype(narrow).ravel()
+    counted = np.ones((len(pieces), pieces.shape[1] + 1), narrow)
+    counted[:, -1] = 0
+    shape = (len(pieces), sequence_length)
+    within = np.arange(sequence_length, dtype=narrow) - np.repeat(starts, lengths).reshape(shape)
+    within *= np.repeat(counted.ravel(), lengths).reshape(shape)
+    return within
 
 
-def micro_batches(
-    rows: Sequence[Row], count: int, size: int, sequence_length: int, attention: Attention
-) -> Iterator[Tensors]:
-    """Give `count` micro-batches of `size` rows each: `rows` in order, then filler."""
-    for first in range(0, count * size, size):
-        own = rows[first : first + size]
-        parts = [assemble(own, attention)] if own else []
-        if len(own) < size:
-            parts.append(filler(size - len(own), sequence_length, attention))
-        yield {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+def micro_batches(tensors: Tensors, size: int) -> list[Tensors]:
+    """The tensors `size` rows at a time, as views."""
+    count = len(tensors["tokens"])
+    return [
+        {name: tensor[first : first + size] for name, tensor in tensors.items()}
+        for first in range(0, count, size)
+    ]
 
 
 def trained_tokens(labels: torch.Tensor) -> int:
     """Count the tokens a loss is taken on: labels from place 1, since nothing predicts place 0."""
-    return int((labels[:, 1:] != IGNORED).sum())
+    return int(torch.count_nonzero(labels[:, 1:] != IGNORED))

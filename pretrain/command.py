@@ -10,6 +10,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from data_prep.config_file import load_config, split_command_line
 from data_prep.errors import ConfigError, exit_code, explain
@@ -23,6 +24,9 @@ from pretrain.run_folder import (
     refuse_changes,
     write_status,
 )
+
+if TYPE_CHECKING:
+    from pretrain.plan import Plan
 
 USAGE = "usage: deepspeed launch/{name}.py --config FILE [--section.key value ...]"
 
@@ -52,7 +56,7 @@ def main(name: str, arguments: list[str]) -> int:
         plan = make_plan(config, int(os.environ.get("WORLD_SIZE", "1")))
         status = read_status(config.run)
         if status.get("state") == "done" and status["step"] >= plan.steps:
-            _check_unchanged(config)
+            _check_unchanged(config, plan)
             if rank == 0:
                 done = f"{config.run} is finished: {status['step']} steps are done"
                 print(done, file=sys.stderr)
@@ -76,11 +80,16 @@ def main(name: str, arguments: list[str]) -> int:
         return exit_code(error)
 
 
-def _check_unchanged(config: RunConfig) -> None:
+def _check_unchanged(config: RunConfig, plan: "Plan") -> None:
     """Raise ConfigError where a finished run would be taken for one with other settings."""
+    from pretrain.plan import make_plan
+
+    if config.accept_changes:
+        return
     saved = load_config(RunConfig, config.run / "config.yaml")
-    if not config.accept_changes:
-        refuse_changes(differences(decisive_settings(saved), decisive_settings(config)), config.run)
+    before = decisive_settings(saved) | make_plan(saved, world=1).identity(plan.steps)
+    now = decisive_settings(config) | plan.identity(plan.steps)
+    refuse_changes(differences(before, now), config.run)
 
 
 def _explain(error: Exception) -> str | None:
@@ -114,9 +123,6 @@ def _prepare_libraries() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch|transformers|peft")
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    # DeepSpeed builds its CPU communication op with ninja, which lies beside the interpreter even
-    # where the environment has not been activated.
-    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
 
 
 def _first_to_say(message: str) -> bool:

@@ -3,11 +3,14 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from data_prep.config_file import Section
+from data_prep.shards.storage import Place, is_url
 
 Positive = Annotated[int, Field(ge=1)]
+# A Path would make s3:/bucket of s3://bucket.
+SetPlace = Annotated[Place, AfterValidator(lambda place: place if is_url(place) else Path(place))]
 
 
 class Lora(Section):
@@ -42,7 +45,7 @@ class Model(Section):
 class TrainSource(Section):
     """One shard set to train on."""
 
-    path: Path
+    path: SetPlace  # a folder, or a URL that fsspec reads (s3://, gs://, https://)
     weight: int = Field(1, ge=0)  # its share of the sequences; 0: joins in a later phase
 
 
@@ -50,7 +53,7 @@ class Data(Section):
     """Which sequences, in which order; see docs/architecture.md."""
 
     train: dict[str, TrainSource] = Field(min_length=1)
-    validation: dict[str, Path] = {}  # source: shard set
+    validation: dict[str, SetPlace] = {}  # source: shard set
     attention: Literal["document", "sequence"] = "document"  # whether it stays inside documents
     shuffle_groups: Positive = 64  # row groups shuffled into each other
     workers: int = Field(1, ge=0)  # loader processes of each rank; 0: in the training process
@@ -158,6 +161,10 @@ FREE_KEYS = (
     "timeout_minutes",
     "accept_changes",
     "data.workers",
+    "data.bad_row_groups",
+    # Of sources and phases, those that were read before the resume are compared: pretrain/plan.py.
+    "data.train",
+    "phases",
     "data.require_even",
     "data.validation",
     "training.validate_every",
@@ -178,8 +185,8 @@ def decisive_settings(config: RunConfig) -> dict[str, Any]:
         if isinstance(value, dict) and value:
             for key, below in value.items():
                 flatten(f"{prefix}.{key}" if prefix else key, below)
-        elif not (prefix.startswith("data.train.") and prefix.endswith(".path")):
-            flat[prefix] = value  # shard sets are compared by their manifests, wherever they lie
+        else:
+            flat[prefix] = value
 
     flatten("", config.model_dump(mode="json"))
     return flat

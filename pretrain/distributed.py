@@ -13,7 +13,7 @@ import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
 
 from data_prep.errors import DataError
-from pretrain.communication_op import load_communication_op
+from pretrain.communication_op import load_communication_op, remove_buffer_name
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,8 @@ def start(timeout_minutes: float) -> None:
     deepspeed.init_distributed(
         timeout=timedelta(minutes=timeout_minutes), verbose=False, auto_mpi_discovery=False
     )
+    dist.barrier()  # every rank has mapped every other's buffer
+    remove_buffer_name(dist.get_rank())
 
 
 def stop() -> None:

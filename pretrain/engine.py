@@ -119,16 +119,19 @@ class Engine:
         torch.manual_seed(_seed_of(self.seed, step, self.ranks.rank))
         for group in engine.optimizer.param_groups:
             group["lr"] = rate
+        # The divisor, whatever the number of micro-batches, which a phase with another batch changes.
         accumulation = engine.gradient_accumulation_steps()
         trained_tokens = max(1, trained_tokens)  # a batch may be masked whole: it changes nothing
         scale = accumulation * self.ranks.world / trained_tokens
         mean = math.nan
         total = torch.zeros((), device=self.device, dtype=torch.float64)
         for batch in micro_batches:
+            last = batch is micro_batches[-1]
+            engine.set_gradient_accumulation_boundary(last)
             loss = self.loss(batch)
             total += loss.detach()
             engine.backward(loss * scale)
-            if batch is micro_batches[-1]:
+            if last:
                 mean = self._finite_mean(total, trained_tokens, step)
             engine.step()
         norm = float(engine.get_global_grad_norm())

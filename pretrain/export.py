@@ -4,7 +4,6 @@ The trained module is transformers' own class, so no weight is renamed; a tied o
 once and tied again by whoever loads it.
 """
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,14 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Pre
 from data_prep.config_file import load_config
 from data_prep.errors import ConfigError, DataError
 from data_prep.files import folder_atomically, read_json, write_json
+from data_prep.shards.manifest import TOKENIZER_FOLDER
 from data_prep.shards.reader import ShardSet
 from pretrain.checkpoint import name_of, saved_steps
 from pretrain.config import RunConfig
 from pretrain.export_config import ExportConfig
 from pretrain.model import POSITION_KEYS, local_folder, with_adapters
+from pretrain.plan import check_tokenizer
+from pretrain.vocabulary import extend_vocabulary
 
 
 def export(config: ExportConfig) -> Path:
@@ -27,7 +29,8 @@ def export(config: ExportConfig) -> Path:
     if config.output.is_dir() and any(config.output.iterdir()):
         raise ConfigError(f"output: {config.output} is not empty; name a new folder, or remove it")
     run = _run_config(config.run)
-    model = _module(run, config.run)
+    shards = ShardSet(next(iter(run.data.train.values())).path)
+    model = _module(run, config.run, shards)
     if config.step != 0:
         checkpoint = _checkpoint(config)
         weights = get_fp32_state_dict_from_zero_checkpoint(
@@ -39,10 +42,10 @@ def export(config: ExportConfig) -> Path:
     if run.model.lora and config.merge:
         model = model.merge_and_unload()
     model = model.to(getattr(torch, config.dtype))
-    shards = ShardSet(next(iter(run.data.train.values())).path)
     with folder_atomically(config.output) as partial:
         model.save_pretrained(partial)
-        shutil.copytree(shards.folder / "tokenizer", partial, dirs_exist_ok=True)
+        for name in shards.manifest.tokenizer:
+            (partial / name).write_bytes(shards.storage.content(f"{TOKENIZER_FOLDER}/{name}"))
         _generation(shards).save_pretrained(partial)
         _complete_tokenizer(partial, model.config)
         for path in partial.iterdir():  # safetensors writes for its owner alone
@@ -67,13 +70,17 @@ def _checkpoint(config: ExportConfig) -> Path:
     return folder / name_of(step)
 
 
-def _module(run: RunConfig, folder: Path) -> Any:
+def _module(run: RunConfig, folder: Path, shards: ShardSet) -> Any:
     """The module as it was before training: the base model, or a fresh draw of random weights."""
     if run.model.path is None:
         torch.manual_seed(run.seed)
         return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder / "model"))
     base = local_folder(run.model.path, run.model.revision)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    extension = check_tokenizer(shards, base)
+    if extension:
+        size = AutoConfig.from_pretrained(folder / "model").vocab_size
+        extend_vocabulary(model, extension, size)
     return with_adapters(model, run.model) if run.model.lora else model
 
 

@@ -23,10 +23,17 @@ class Interruption:
         self._starter = _launcher_parent(self._launcher)
 
     def install(self) -> None:
-        """Handle SIGTERM, SIGUSR1 and SIGINT, and ask for SIGTERM when the parent dies."""
+        """Handle SIGTERM, SIGUSR1 and SIGINT; die with the parent, until there is something to save.
+
+        Ranks that meet wait in native code, some of it for ever: no handler runs there.
+        """
         for number in SIGNALS:
             signal.signal(number, self._handle)
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        _when_parent_dies(signal.SIGKILL)
+
+    def outlive_parent(self) -> None:
+        """From now on the parent's death is a reason to stop, no more."""
+        _when_parent_dies(signal.SIGTERM)
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         self._signal = number
@@ -66,4 +73,8 @@ def ignore_in_worker(_worker: int) -> None:
     for number in (signal.SIGUSR1, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    _when_parent_dies(signal.SIGKILL)
+
+
+def _when_parent_dies(number: int) -> None:
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, number)

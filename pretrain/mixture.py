@@ -21,19 +21,22 @@ LONGEST_PERIOD = 100_000
 class Mixture:
     """The source of every sequence number, and the number of every source's sequences.
 
-    `weights` holds the reduced weights, `period` their sum. Raises ConfigError for a weight that is no
-    positive integer and for reduced weights whose sum exceeds LONGEST_PERIOD.
+    `weights` holds the reduced weights, `period` their sum; a source of weight 0 has no sequences. Raises
+    ConfigError for a weight that is no integer from 0, for weights that are all 0, and for reduced weights
+    whose sum exceeds LONGEST_PERIOD.
     """
 
     def __init__(self, weights: Sequence[int]):
         for weight in weights:
-            if isinstance(weight, bool) or not isinstance(weight, int | np.integer) or weight < 1:
+            if isinstance(weight, bool) or not isinstance(weight, int | np.integer) or weight < 0:
                 raise ConfigError(
-                    f"mixture: weight {weight!r} is not a positive integer; write shares as integers, "
-                    "15 : 4 : 1 say, and leave out a source that should not be read"
+                    f"mixture: weight {weight!r} is not an integer from 0; write shares as integers, "
+                    "15 : 4 : 1 say, and 0 for a source that is not read"
                 )
-        if not weights:
-            raise ConfigError("mixture: no sources; name at least one shard set")
+        if not any(weights):
+            raise ConfigError(
+                "mixture: no sources are read; give at least one shard set a weight above 0"
+            )
         divisor = gcd(*(int(weight) for weight in weights))
         self.weights = [int(weight) // divisor for weight in weights]
         self.period = sum(self.weights)
@@ -42,42 +45,39 @@ class Mixture:
                 f"mixture: weights {self.weights} (reduced) sum to {self.period:,}, more than "
                 f"{LONGEST_PERIOD:,}; round them to smaller integers"
             )
-        self._source = _chairmen(self.weights)
-        # places[first[s] + k] is where, within a period, the k-th sequence of source s stands
-        self._places = np.argsort(self._source, kind="stable")
-        self._first = np.concatenate([[0], np.cumsum(self.weights)])
-        self._ordinal = np.empty(self.period, dtype=np.int64)
-        self._ordinal[self._places] = np.arange(self.period) - np.repeat(
-            self._first[:-1], self.weights
+        schedule = _chairmen(self.weights)
+        # of each source, where within a period its sequences stand
+        self._places = [np.flatnonzero(schedule == source) for source in range(len(weights))]
+
+    def counts(self, n: int) -> np.ndarray:
+        """How many of the first n sequences each source has: (sources,) int64."""
+        periods, rest = divmod(n, self.period)
+        return np.array(
+            [
+                periods * weight + int(np.searchsorted(places, rest))
+                for weight, places in zip(self.weights, self._places, strict=True)
+            ],
+            dtype=np.int64,
         )
-        self._weight_array = np.array(self.weights, dtype=np.int64)
-
-    def source(self, n: int) -> int:
-        """The index of the source of sequence n."""
-        return int(self._source[n % self.period])
-
-    def assign(self, ns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Give for sequences `ns` their sources, and how many earlier sequences each of those had (int64)."""
-        periods, place = np.divmod(np.asarray(ns, dtype=np.int64), self.period)
-        source = self._source[place]
-        return source, periods * self._weight_array[source] + self._ordinal[place]
 
     def position(self, source: int, ordinal: int) -> int:
-        """The number n of the sequence with this source and ordinal: the inverse of `assign`."""
+        """The number n of the sequence that is this source's number `ordinal`: counts(n) is then that."""
         periods, k = divmod(int(ordinal), self.weights[source])
-        return periods * self.period + int(self._places[self._first[source] + k])
+        return periods * self.period + int(self._places[source][k])
 
 
 def _chairmen(weights: list[int]) -> np.ndarray:
     """Tijdeman's schedule over one period, in integers: every term is times period x (2k - 2)."""
-    period, scale = sum(weights), 2 * len(weights) - 2
-    chosen = np.zeros(period, dtype=np.int64)
+    read = [source for source, weight in enumerate(weights) if weight]
+    period, scale = sum(weights), 2 * len(read) - 2
+    chosen = np.full(period, read[0], dtype=np.int64)
     if scale == 0:
         return chosen
     counts = [0] * len(weights)
     for n in range(1, period + 1):
         best, best_wait = -1, 0
-        for source, weight in enumerate(weights):
+        for source in read:
+            weight = weights[source]
             behind = (n * weight - counts[source] * period) * scale
             if behind < period:
                 continue  # choosing it now would put it too far ahead of its share

@@ -1,5 +1,6 @@
 """The model to train: built under ZeRO-3 so that no rank holds it whole, with its adapters if any."""
 
+import copy
 import difflib
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,22 @@ from transformers.pytorch_utils import Conv1D
 from data_prep.errors import ConfigError, DataError
 from data_prep.files import digest, sha256_file
 from data_prep.shards.manifest import Manifest
+from data_prep.tokenizer.extension import Extension
 from pretrain.config import Model
+from pretrain.vocabulary import extend_vocabulary
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 # transformers' names for the longest sequence, in the order in which they are looked up.
 POSITION_KEYS = ("n_positions", "max_position_embeddings")
 
 
-def model_config(model: Model, shards: Manifest) -> PretrainedConfig:
-    """transformers' config of the model, checked against the shards it will be trained on."""
+def model_config(
+    model: Model, shards: Manifest, extension: Extension | None = None
+) -> PretrainedConfig:
+    """transformers' config of the model, checked against the shards it will be trained on.
+
+    With an extension of its tokenizer, its vocabulary is the extended one.
+    """
     config = _from_scratch(model.config, shards) if model.config else _of_existing(model)
     vocabulary_size, sequence_length = shards.vocabulary_size, shards.sequence_length
     longest = next((getattr(config, key) for key in POSITION_KEYS if hasattr(config, key)), None)
@@ -29,10 +37,18 @@ def model_config(model: Model, shards: Manifest) -> PretrainedConfig:
             f"model: it has {longest} positions, the shards' sequences have {sequence_length} tokens; "
             "build the shards shorter or take a model that is long enough"
         )
+    if extension:
+        if model.lora:
+            raise ConfigError(
+                "model.lora: the shards' tokenizer extends the model's, and adapters would leave the new "
+                "embeddings as they begin; train the whole model first and put adapters on its export"
+            )
+        config.vocab_size = max(config.vocab_size, vocabulary_size)
     if config.vocab_size < vocabulary_size:
         raise ConfigError(
             f"model: its vocabulary has {config.vocab_size} entries, the shards' tokenizer has "
-            f"{vocabulary_size}; build the shards with the model's own tokenizer"
+            f"{vocabulary_size}; build the shards with the model's own tokenizer, or with an extension of the "
+            "one in its folder"
         )
     return config
 
@@ -107,6 +123,7 @@ def build(
     precision: str,
     deepspeed_settings: dict[str, Any],
     seed: int,
+    extension: Extension | None = None,
 ) -> tuple[PreTrainedModel, HfDeepSpeedConfig]:
     """The partitioned model in training precision. Keep the second value alive as long as the model.
 
@@ -123,7 +140,10 @@ def build(
         built = AutoModelForCausalLM.from_config(config, **options)
     else:
         folder = local_folder(model.path, model.revision)
-        built = _load(folder, config, options)
+        if extension:
+            built = _load_extended(folder, config, options, extension)
+        else:
+            built = _load(folder, config, options)
     if model.lora:
         built = with_adapters(built, model)
     return built, guard
@@ -142,6 +162,16 @@ def _load(folder: Path, config: PretrainedConfig, options: dict[str, Any]) -> An
             "be random: give the whole model"
         )
     return model
+
+
+def _load_extended(
+    folder: Path, config: PretrainedConfig, options: dict[str, Any], extension: Extension
+) -> PreTrainedModel:
+    own = copy.deepcopy(config)
+    own.vocab_size = AutoConfig.from_pretrained(folder).vocab_size
+    built = _load(folder, own, options)
+    extend_vocabulary(built, extension, config.vocab_size)
+    return built
 
 
 def with_adapters(base: PreTrainedModel, model: Model) -> Any:

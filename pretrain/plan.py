@@ -3,16 +3,21 @@
 No torch here: a mistake in the config shows in a second.
 """
 
+import hashlib
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from data_prep.errors import ConfigError, DataError
-from data_prep.shards.manifest import Manifest
+from data_prep.shards.manifest import TOKENIZER_FOLDER, Manifest
 from data_prep.shards.reader import ShardSet
+from data_prep.shards.storage import Place, UnreadableError
+from data_prep.tokenizer.extension import EXTENSION_FILE, Extension, parse_extension
 from pretrain.config import RunConfig
 from pretrain.deepspeed_config import effective_config
+from pretrain.ledger import Entry, PhaseEntry, as_json, in_order, read_ledger
 from pretrain.order import Order, SourceRows
 from pretrain.schedule import check_schedule
 from pretrain.share import Share, rank_share
@@ -28,20 +33,33 @@ class Plan:
     share: Share
     deepspeed_settings: dict[str, Any]
     steps: int
+    ledger: list[Entry]  # how the run begins, its phases, and what it came to leave out
 
     @property
     def manifest(self) -> Manifest:
         """Of the first training set; length and tokenizer are the same in all."""
         return next(iter(self.train.values())).manifest
 
-    def identity(self) -> dict[str, Any]:
-        """What must be the same for a resume: order, contents of the shard sets, tokenizer."""
+    def identity(self, step: int) -> dict[str, Any]:
+        """What must be the same for a resume after `step` steps: their order, the sets they read, tokenizer.
+
+        What comes later may change: another phase, or a source that joins in one.
+        """
+        counts = self.order.counts(step)
+        read = [name for name, count in zip(self.train, counts, strict=True) if count]
+        phases = [entry for entry in self.ledger if isinstance(entry, PhaseEntry)]
         return {
-            "order": self.order.fingerprint(),
+            "phases": [as_json(phase) for phase in phases if phase.step < step],
+            "order": self.order.fingerprint(step),
             "steps": self.steps,
             "tokenizer": self.manifest.tokenizer_fingerprint,
-            "shards": {name: shards.manifest.hash for name, shards in self.train.items()},
+            "shards": {name: self.train[name].manifest.hash for name in read},
         }
+
+    def extended(self, config: RunConfig, entries: Sequence[Entry]) -> "Plan":
+        """With further entries in the ledger."""
+        ledger = in_order([*self.ledger, *entries])
+        return replace(self, ledger=ledger, order=_order(config, self.train, ledger))
 
 
 def make_plan(config: RunConfig, world: int) -> Plan:
@@ -49,12 +67,13 @@ def make_plan(config: RunConfig, world: int) -> Plan:
 
     Raises ConfigError or DataError naming the set and the field.
     """
+    whole = config.data.bad_row_groups == "stop"
     train = {
-        name: _open(f"data.train.{name}.path", source.path)
+        name: _open(f"data.train.{name}.path", source.path, whole)
         for name, source in config.data.train.items()
     }
     validation = {
-        name: _open(f"data.validation.{name}", path)
+        name: _open(f"data.validation.{name}", path, whole=True)
         for name, path in config.data.validation.items()
     }
     first = next(iter(train))
@@ -62,30 +81,65 @@ def make_plan(config: RunConfig, world: int) -> Plan:
         for name, shards in sets.items():
             _check_alike(f"data.{kind}.{name}", shards, f"data.train.{first}", train[first])
     settings = config.training
-    order = Order(
-        [SourceRows(name, shards.row_groups) for name, shards in train.items()],
-        [source.weight for source in config.data.train.values()],
-        config.seed,
-        settings.global_batch,
-        config.data.shuffle_groups,
-    )
-    share = rank_share(
-        settings.global_batch, world, settings.micro_batch, require_even=config.data.require_even
-    )
-    rows = sum(int(shards.row_groups.sum()) for shards in train.values())
-    steps = settings.steps or math.ceil((settings.epochs or 0) * rows / settings.global_batch)
+    ledger = _ledger(config)
+    order = _order(config, train, ledger)
+    share = _shares(config, world)[0]
+    rows = sum(rows_of_epoch(shards) for shards in train.values())
+    steps = settings.steps or order.steps_for(math.ceil((settings.epochs or 0) * rows))
     check_schedule(config.schedule, steps)
     deepspeed_settings = effective_config(config.deepspeed, settings, share.accumulation)
-    return Plan(train, validation, order, share, deepspeed_settings, steps)
+    return Plan(train, validation, order, share, deepspeed_settings, steps, ledger)
 
 
-def _open(field: str, path: Path) -> ShardSet:
-    if not path.is_dir():
+def rows_of_epoch(shards: ShardSet) -> int:
+    return int(shards.row_groups.sum()) // shards.manifest.epochs
+
+
+def _ledger(config: RunConfig) -> list[Entry]:
+    """How the config lets the run begin, its phases, and what the run's ledger says besides."""
+    weights = {name: source.weight for name, source in config.data.train.items() if source.weight}
+    phases = [
+        PhaseEntry(0, weights, config.training.global_batch),
+        *(
+            PhaseEntry(phase.from_step, phase.weights, phase.global_batch)
+            for phase in config.phases
+        ),
+    ]
+    found = [entry for entry in read_ledger(config.run) if not isinstance(entry, PhaseEntry)]
+    return in_order([*phases, *found])
+
+
+def _order(config: RunConfig, train: Mapping[str, ShardSet], ledger: Sequence[Entry]) -> Order:
+    return Order(
+        [
+            SourceRows(name, shards.row_groups, shards.manifest.epochs)
+            for name, shards in train.items()
+        ],
+        [config.data.train[name].weight for name in train],
+        config.seed,
+        config.training.global_batch,
+        config.data.shuffle_groups,
+        [entry for entry in ledger if entry != ledger[0]],  # which is how it begins
+    )
+
+
+def _shares(config: RunConfig, world: int) -> list[Share]:
+    """How each batch size of the run is divided; the one that it begins with first."""
+    settings = config.training
+    later = [phase.global_batch for phase in config.phases if phase.global_batch]
+    return [
+        rank_share(batch, world, settings.micro_batch, require_even=config.data.require_even)
+        for batch in (settings.global_batch, *later)
+    ]
+
+
+def _open(field: str, place: Place, whole: bool) -> ShardSet:
+    if isinstance(place, Path) and not place.is_dir():
         raise ConfigError(
-            f"{field}: found no folder {path}; python -m data_prep all CONFIG makes shard sets, in "
+            f"{field}: found no folder {place}; python -m data_prep all CONFIG makes shard sets, in "
             "its output's shards/"
         )
-    return ShardSet(path)
+    return ShardSet(place, whole)
 
 
 def _check_alike(place: str, shards: ShardSet, first_place: str, first: ShardSet) -> None:
@@ -96,20 +150,50 @@ def _check_alike(place: str, shards: ShardSet, first_place: str, first: ShardSet
         found, expected = getattr(shards.manifest, field), getattr(first.manifest, field)
         if found != expected:
             raise DataError(
-                f"{place}: {shards.folder} was built with {what} ({found}) than {first_place} "
+                f"{place}: {shards.storage.place} was built with {what} ({found}) than {first_place} "
                 f"({expected}); build both with the same one"
             )
 
 
-def check_tokenizer(plan: Plan, model_folder: Path) -> None:
-    """Raise ConfigError where the model's own tokenizer is not the one that made the shards."""
+def check_tokenizer(shards: ShardSet, model_folder: Path) -> Extension | None:
+    """How the shards' tokenizer extends the model's own; None where it is the same, or the model has none.
+
+    Raises ConfigError where the shards were made with another tokenizer.
+    """
     from data_prep.tokenizer.encode import load_encoder
 
     if not any((model_folder / name).exists() for name in ("tokenizer.json", "tokenizer.model")):
-        return
+        return None
     found = load_encoder(model_folder).fingerprint
-    if found != plan.manifest.tokenizer_fingerprint:
-        raise ConfigError(
-            f"model.path: {model_folder} has the tokenizer {found[:12]}…, the shards were built with "
-            f"{plan.manifest.tokenizer_fingerprint[:12]}…; build the shards with tokenizer.path: {model_folder}"
-        )
+    expected = shards.manifest.tokenizer_fingerprint
+    if found == expected:
+        return None
+    extension = _extension(shards)
+    if extension and extension.base_fingerprint == found:
+        return extension
+    base = (
+        f" (it extends {extension.base_fingerprint[:12]}…, which is another one)"
+        if extension
+        else ""
+    )
+    raise ConfigError(
+        f"model.path: {model_folder} has the tokenizer {found[:12]}…, the shards were built with "
+        f"{expected[:12]}…{base}; build the shards with tokenizer.path: {model_folder}, or with "
+        "tokenizer.extend.path there"
+    )
+
+
+def _extension(shards: ShardSet) -> Extension | None:
+    """What the shards' tokenizer extends; None where it extends nothing."""
+    expected = shards.manifest.tokenizer.get(EXTENSION_FILE)
+    if expected is None:
+        return None
+    name = f"{TOKENIZER_FOLDER}/{EXTENSION_FILE}"
+    where = shards.storage.address(name)
+    try:
+        content = shards.storage.content(name)
+    except UnreadableError as error:
+        raise DataError(f"{where}: {error}") from error
+    if hashlib.sha256(content).hexdigest() != expected:
+        raise DataError(f"{where}: not the file that the manifest names; restore it from a copy")
+    return parse_extension(content, where)

@@ -1,6 +1,5 @@
 """How a sorted global batch is divided over ranks and micro-batches, as pure arithmetic."""
 
-from math import ceil
 from typing import NamedTuple
 
 from data_prep.errors import ConfigError
@@ -49,20 +48,3 @@ def rank_share(
             f"micro-batches of {micro_batch}; change one of them, or set require_even to false"
         )
     return Share(rows, accumulation)
-
-
-def held_groups(
-    first: int, stop: int, source_first: float, source_stop: float, block_groups: int
-) -> int:
-    """Row groups of one source that a rank comes back to while a block of the source lasts.
-
-    The rank computes rows first up to stop of the sorted global batch; the source takes those from
-    source_first up to source_stop on average. The groups of a block lie evenly over the source's rows, so
-    the rank needs the part of them that its rows stand for, and at each end those of two rows more: one
-    because the mixture moves a source's rows, one for unevenness inside the block.
-    """
-    begin, end = max(first - 2, source_first), min(stop + 2, source_stop)
-    if begin >= end:
-        return 0
-    part = (end - begin) / (source_stop - source_first)
-    return min(block_groups, ceil(part * block_groups) + 1)

@@ -4,12 +4,14 @@ Every rank runs this; what differs is which sequences it computes and that rank 
 """
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 from data_prep.config_file import to_yaml
 from data_prep.files import write_atomically, write_json
+from data_prep.tokenizer.extension import Extension
 from pretrain import display, distributed
 from pretrain.checkpoint import Checkpoints, read_state
 from pretrain.config import RunConfig, decisive_settings
@@ -18,7 +20,8 @@ from pretrain.distributed import Ranks
 from pretrain.engine import Engine
 from pretrain.interruption import Interruption, ignore_in_worker
 from pretrain.isolation import check_isolation
-from pretrain.loader import StepBatch, StepDataset, read_steps
+from pretrain.ledger import BadRowGroup, as_json, write_ledger
+from pretrain.loader import StepBatch, StepDataset, Steps
 from pretrain.metrics import Metrics, roll_back
 from pretrain.model import build, local_folder, model_config, parameter_count, weights_hash
 from pretrain.plan import Plan, check_tokenizer
@@ -41,6 +44,7 @@ class Trainer:
         self.device = distributed.device(ranks)
         self.step = 0  # completed
         self.total_tokens = 0  # trained on so far
+        self.extension: Extension | None = None  # of the model's vocabulary, by the shards
         self.saved_step = -1
         self.saved_at = time.monotonic()
 
@@ -97,20 +101,20 @@ class Trainer:
             local_folder(path, self.config.model.revision)
         distributed.barrier()
         folder = local_folder(path, self.config.model.revision)
-        check_tokenizer(self.plan, folder)
+        self.extension = check_tokenizer(next(iter(self.plan.train.values())), folder)
         return distributed.from_first(weights_hash(folder) if self.ranks.first else None)
 
-    def _decisive(self, settings: dict[str, Any]) -> dict[str, Any]:
-        """Everything that order or numerics depend on, to be compared at a resume."""
+    def _decisive(self, settings: dict[str, Any], step: int) -> dict[str, Any]:
+        """Everything that order or numerics of the first `step` steps depend on, to be compared at a resume."""
         return (
             decisive_settings(self.config)
-            | self.plan.identity()
+            | self.plan.identity(step)
             | decisive_leaves(settings)
             | {"base model's weights": self.base_hash}
         )
 
     def _changes(self, state: dict[str, Any], settings: dict[str, Any]) -> list[str]:
-        changes = differences(state["decisive"], self._decisive(settings))
+        changes = differences(state["decisive"], self._decisive(settings, state["step"]))
         if not self.config.accept_changes:
             refuse_changes(changes, self.folder)
         return changes
@@ -118,9 +122,14 @@ class Trainer:
     def _engine(self, settings: dict[str, Any]) -> Engine:
         config = self.config
         self.settings = settings
-        self.model_config = model_config(config.model, self.plan.manifest)
+        self.model_config = model_config(config.model, self.plan.manifest, self.extension)
         model, self._guard = build(
-            config.model, self.model_config, config.training.precision, settings, config.seed
+            config.model,
+            self.model_config,
+            config.training.precision,
+            settings,
+            config.seed,
+            self.extension,
         )
         self.parameters, self.trained_parameters = parameter_count(model)
         engine = Engine(model, config, settings)
@@ -141,6 +150,7 @@ class Trainer:
             return
         with write_atomically(self.folder / "config.yaml") as partial:
             partial.write_text(to_yaml(self.config), encoding="utf-8")
+        write_ledger(self.folder, self.plan.ledger)
         write_json(self.folder / "deepspeed.json", settings)
         self.model_config.save_pretrained(self.folder / "model")
         rolled_back = roll_back(self.folder, self.saved_step)
@@ -185,25 +195,50 @@ class Trainer:
         """Train; returns why the run was interrupted, or None at its end."""
         if self.saved_step < 0:
             self._validate()
-        started = time.perf_counter()
-        for batch in self._batches():
+        batches = self._batches()
+        while self.step < self.plan.steps:
+            started = time.perf_counter()
+            batch = next(batches)
             waited = time.perf_counter() - started
-            tokens, stop, save = distributed.sum_over_ranks(
-                [batch.trained_tokens, self.interruption.reason is not None, self._save_due()],
+            tokens, stop, save, bad = distributed.sum_over_ranks(
+                [
+                    batch.trained_tokens,
+                    self.interruption.reason is not None,
+                    self._save_due(),
+                    len(batch.bad),
+                ],
                 self.device,
             )
             if stop:
                 return self._reason()
+            if bad:
+                self._leave_out(batch.bad)
+                batches = self._batches()
+                continue
             self._train(batch, int(tokens), waited)
             # Before saving: where the last checkpoint is, its validation is, too.
             if self._at(self.config.training.validate_every) or self.step == self.plan.steps:
                 self._validate()
             if save or self._at(self.config.checkpoint.every_steps):
                 self._save()
-            started = time.perf_counter()
         return None
 
-    def _batches(self) -> Any:
+    def _leave_out(self, found: list[BadRowGroup]) -> None:
+        """Enter what any rank could not read into the ledger, and go on with an order without it."""
+        bad = {
+            (entry.source, entry.group): entry
+            for part in distributed.gather(found)
+            for entry in part
+        }
+        entries = [bad[key] for key in sorted(bad)]
+        self.plan = self.plan.extended(self.config, entries)
+        if self.ranks.first:
+            write_ledger(self.folder, self.plan.ledger)
+            for entry in entries:
+                self.metrics.write(as_json(entry))
+        self._say(*(f"left out from step {self.step + 1} on: {entry.reason}" for entry in entries))
+
+    def _batches(self) -> Iterator[StepBatch]:
         config = self.config
         dataset = StepDataset(
             self.plan.order,
@@ -214,10 +249,15 @@ class Trainer:
             config.data.attention,
             start_step=self.step,
             stop_step=self.plan.steps,
+            bad_row_groups=config.data.bad_row_groups,
         )
-        return read_steps(
-            dataset, config.data.workers, self.device.type == "cuda", ignore_in_worker
+        steps = Steps(
+            dataset,
+            config.data.workers,
+            pin_memory=self.device.type == "cuda",
+            worker_init_fn=ignore_in_worker,
         )
+        return iter(steps)
 
     def _train(self, batch: StepBatch, tokens: int, waited: float) -> None:
         rate = learning_rate(
@@ -231,7 +271,8 @@ class Trainer:
         self.total_tokens += tokens
         if self.ranks.first:
             seconds = result.seconds + waited
-            seen = self.config.training.global_batch * self.plan.manifest.sequence_length
+            sequences = self.plan.order.global_batch_at(batch.step)
+            seen = sequences * self.plan.manifest.sequence_length
             line = {
                 "step": self.step,
                 "loss": result.loss,
@@ -243,6 +284,7 @@ class Trainer:
                 "seconds": seconds,
                 "data_seconds": waited,
                 "rows": batch.sources,
+                "epochs": self.plan.order.epochs(self.step),
             }
             self.metrics.write(line)
             self.display.update(self.step, line)
@@ -286,7 +328,7 @@ class Trainer:
             "step": self.step,
             "total_tokens": self.total_tokens,
             "world": self.ranks.world,
-            "decisive": self._decisive(self.settings),
+            "decisive": self._decisive(self.settings, self.step),
         }
         path = self.checkpoints.save(
             self.engine.deepspeed, self.step, state, self.trained_parameters
@@ -332,4 +374,5 @@ def _has_dropout(model_config: Any, config: RunConfig) -> bool:
 def train(config: RunConfig, plan: Plan, ranks: Ranks, interruption: Interruption) -> int:
     """Join the process group and run; see Trainer."""
     distributed.start(config.timeout_minutes)
+    interruption.outlive_parent()
     return Trainer(config, plan, ranks, interruption).run()

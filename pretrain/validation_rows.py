@@ -1,14 +1,13 @@
 """One pass over a validation set, divided over ranks so that all run the same number of micro-batches."""
 
 from collections.abc import Iterator
-from itertools import islice
 
 import numpy as np
 
 from data_prep.errors import ConfigError
 from data_prep.shards.reader import ShardSet
-from pretrain.batch import Attention, Row, Tensors, micro_batches
-from pretrain.loader import row_of
+from pretrain.batch import Attention, Tensors, assemble
+from pretrain.packed_rows import PackedRows, Part, gather, read_rows
 
 
 def validation_batches(
@@ -28,21 +27,28 @@ def validation_batches(
     for field, value in (("micro_batch", micro_batch), ("limit", limit)):
         if value is not None and value < 1:
             raise ConfigError(f"validation: {field} is {value}; expected at least 1")
-    stops = np.cumsum(shard_set.row_groups)
     total = int(shard_set.row_groups.sum())
     total = total if limit is None else min(limit, total)
     per_rank = -(-total // world)
-    rows = _rows(shard_set, stops, range(total)[rank * per_rank : (rank + 1) * per_rank])
-    for _ in range(-(-per_rank // micro_batch)):
-        own = list(islice(rows, micro_batch))
-        yield from micro_batches(own, 1, micro_batch, shard_set.manifest.sequence_length, attention)
+    own = np.arange(rank * per_rank, min((rank + 1) * per_rank, total))
+    length = shard_set.manifest.sequence_length
+    token_type = np.dtype(shard_set.manifest.token_type.to_pandas_dtype())
+    stops = np.cumsum(shard_set.row_groups)
+    held: dict[int, PackedRows] = {}  # the row group read last, in which the next rows may go on
+    for first in range(0, per_rank, micro_batch):
+        parts = _parts(shard_set, stops, own[first : first + micro_batch], held)
+        yield assemble(gather(parts, micro_batch, length, token_type), attention)
 
 
-def _rows(shard_set: ShardSet, stops: np.ndarray, numbers: range) -> Iterator[Row]:
-    """Rows by their number in set order."""
-    group, decoded = -1, None
-    for number in numbers:
-        wanted = int(np.searchsorted(stops, number, side="right"))
-        if decoded is None or wanted != group:
-            group, decoded = wanted, shard_set.read(wanted)
-        yield row_of(decoded, number - int(stops[group] - shard_set.row_groups[group]))
+def _parts(
+    shard_set: ShardSet, stops: np.ndarray, numbers: np.ndarray, held: dict[int, PackedRows]
+) -> Iterator[Part]:
+    """Rows by their number in set order; `stops` are those at which row groups end."""
+    groups = np.searchsorted(stops, numbers, side="right")
+    for group in np.unique(groups).tolist():
+        if group not in held:
+            held.clear()
+            held[group] = read_rows(shard_set, group)
+        places = np.flatnonzero(groups == group)
+        first = int(stops[group] - shard_set.row_groups[group])
+        yield Part(held[group], numbers[places] - first, places)

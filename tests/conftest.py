@@ -49,7 +49,7 @@ def _marked(mark: bytes) -> dict[int, str]:
             command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
         except OSError:
             continue
-        # multiprocessing's own helper ends with the process that uses it.
-        if mark in environment and "resource_tracker" not in command:
+        # multiprocessing's own helpers end with the process that uses them.
+        if mark in environment and "-c from multiprocessing." not in command:
             found[int(folder.name)] = command.strip()
     return found

@@ -113,5 +113,9 @@ def split_of(article_key: str, validation_fraction: float) -> Literal["train", "
 
     A larger fraction moves articles from train to validation and none back.
     """
-    drawn = int.from_bytes(hashlib.sha256(article_key.encode()).digest()[:8], "big")
-    return "validation" if drawn < validation_fraction * 2**64 else "train"
+    return "validation" if drawn(article_key) < validation_fraction * 2**64 else "train"
+
+
+def drawn(key: str) -> int:
+    """A number below 2**64 that follows from the key alone, all equally likely."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")

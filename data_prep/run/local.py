@@ -10,15 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
-from multiprocessing import active_children, get_context, parent_process, set_forkserver_preload
+from multiprocessing import active_children, get_context, parent_process
 
 import dill
 from datatrove.executor.local import LocalPipelineExecutor
 
 from data_prep.run.executor import Executor, Work
+from data_prep.run.server import start_server
 
-# The server that forks processes imports every stage once, and not each process anew (0.6 s).
-set_forkserver_preload(["data_prep.pipeline", "pandas"])
 TRIES = 2  # of a task whose process is killed
 
 
@@ -34,6 +33,7 @@ class LocalProcesses(Executor):
         return units
 
     def run(self, work: Work, note: Callable[[str], None]) -> Mapping[str, str]:
+        start_server()
         tasks = len(work.shares)
         faults = _PoolExecutor(
             pipeline=[work.step],

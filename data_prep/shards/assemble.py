@@ -25,17 +25,18 @@ from data_prep.shards.parquet_file import Footer
 from data_prep.shards.parquet_writer import COMPRESSION
 from data_prep.shards.schema import ShardFormat
 from data_prep.shards.writer import ShardCounts, ShardWriter
-from data_prep.tokenizer.encode import Encoder
+from data_prep.tokenizer.encode import Encoder, TokenizerFacts
 
 
 def shard_format(
-    encoder: Encoder,
+    encoder: Encoder | TokenizerFacts,
     *,
     sequence_length: int,
-    policy: Literal["best_fit", "concat"],
+    policy: Literal["best_fit", "concat", "per_document"],
     row_group: int,
     begin_token: bool,
     has_loss_mask: bool = False,
+    epochs: int = 1,
 ) -> ShardFormat:
     """The format of shards in the encoder's vocabulary.
 
@@ -50,6 +51,7 @@ def shard_format(
         sequence_length=sequence_length,
         row_group=row_group,
         policy=policy,
+        epochs=epochs,
         vocabulary_size=encoder.vocabulary_size,
         tokenizer_fingerprint=encoder.fingerprint,
         begin_token=begin_token,
@@ -62,12 +64,13 @@ def shard_format(
 
 @dataclass(frozen=True)
 class Part:
-    """A shard to be put into a set: its name there, its two files, and its counts."""
+    """A shard to be put into a set: its name there, its two files, its counts, its hash where it is known."""
 
     name: str  # without .parquet
     shard: Path
     documents: Path
     counts: Mapping[str, int]
+    sha256: str | None = None  # of the shard, as its writer took it; none: taken here
 
 
 def build_shard_set(
@@ -135,7 +138,7 @@ def assemble(
         shard = folder / _file_name(part)
         if shard != part.shard:
             _link(part.shard, shard)
-        files.append(_describe(shard))
+        files.append(_describe(shard, part.sha256))
         listed.append((part.documents, rows))
         rows += files[-1].rows
         counts = {name: number + part.counts[name] for name, number in counts.items()}
@@ -179,12 +182,12 @@ def _link(origin: Path, target: Path) -> None:
         shutil.copyfile(origin, target)
 
 
-def _describe(shard: Path) -> ShardFile:
+def _describe(shard: Path, sha256: str | None) -> ShardFile:
     footer = Footer(shard)
     return ShardFile(
         name=shard.name,
         bytes=footer.file_bytes,
-        sha256=sha256_file(shard),
+        sha256=sha256 or sha256_file(shard),
         footer_sha256=footer.hash,
         rows=footer.metadata().num_rows,
     )

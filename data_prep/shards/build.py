@@ -6,21 +6,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 import pyarrow as pa
 
 from data_prep.config import CorpusConfig
 from data_prep.curate.stage import SPLITS
-from data_prep.documents import Document, read_raw_lines
 from data_prep.errors import ConfigError, DataError, ProjectError
 from data_prep.files import digest
-from data_prep.run.collector import rare_collections
 from data_prep.shards.assemble import Part, assemble, shard_format
+from data_prep.shards.columns import read_columns
 from data_prep.shards.earlier import curated_units, curation_settings, missing_inputs
-from data_prep.shards.encoded import ABOUT, METADATA, EncodedBatch
+from data_prep.shards.encoded import EncodedBatch
 from data_prep.shards.schema import ShardFormat
 from data_prep.shards.writer import ShardWriter
-from data_prep.tokenizer.encode import EncodedTexts, Encoder, load_encoder
+from data_prep.tokenizer.definition import read_definition
+from data_prep.tokenizer.encode import (
+    EncodedTexts,
+    Encoder,
+    TokenizerFacts,
+    load_encoder,
+    tokenizer_facts,
+)
 from data_prep.units import Stage, Unit, UnitResult, finished, source_of
 
 CHECKED_DOCUMENTS = 64  # of every unit's split, encoded by both encoders
@@ -31,6 +36,10 @@ def check_tokenizer(config: CorpusConfig) -> None:
 
     The stages would find it too, but hours later.
     """
+    if config.tokenizer.extend:
+        from data_prep.tokenizer.extend import read_base
+
+        read_base(config.tokenizer.extend)
     path = config.tokenizer.path
     if path is None:
         return
@@ -62,7 +71,7 @@ class PackStage(Stage):
             return []
         tokenizer = _tokenizer(self.tokenizers)
         # Settings that do not suit the tokenizer are one error here, not one of every unit.
-        _format(_encoder(str(tokenizer.folder), _content(tokenizer)), self.settings)
+        _format(_facts(tokenizer), self.settings)
         return [self._unit(unit, tokenizer) for unit in curated]
 
     def _unit(self, curated: UnitResult, tokenizer: UnitResult) -> Unit:
@@ -73,22 +82,28 @@ class PackStage(Stage):
             inputs=hashes | {"tokenizer": _content(tokenizer)},
             bytes=sum(curated.files[name]["bytes"] for name in files.values()),
             payload={split: str(curated.folder / name) for split, name in files.items()}
-            | {"tokenizer": str(tokenizer.folder)},
+            | {"tokenizer": str(tokenizer.folder), "fingerprint": tokenizer.counts["fingerprint"]},
         )
 
     def prepare(self) -> None:
         super().prepare()
+        # Arrow's own allocator keeps 50 MB of what it was given back, and is no faster here.
+        pa.set_memory_pool(pa.system_memory_pool())
         tokenizer = _tokenizer(self.tokenizers)
         _encoder(str(tokenizer.folder), _content(tokenizer))
 
-    @rare_collections()
     def run_unit(self, unit: Unit, folder: Path) -> dict[str, Any]:
         encoder = _encoder(unit.payload["tokenizer"], unit.inputs["tokenizer"])
+        if encoder.fingerprint != unit.payload["fingerprint"]:
+            raise DataError(
+                f"{unit.payload['tokenizer']}: encodes otherwise than when it was made (other versions of "
+                "libraries?); remove the folder, and run the stage tokenizer again"
+            )
         form = _format(encoder, self.settings)
         counts = {}
         for split in SPLITS:
             shard, listed = folder / f"{split}.parquet", folder / f"{split}.documents.parquet"
-            with ShardWriter(shard, listed, form, self.settings["window"]) as writer:
+            with _writer(shard, listed, form, self.settings) as writer:
                 for batch in encode_documents(Path(unit.payload[split]), encoder, form):
                     writer.add_batch(batch)
             counts[split] = writer.counts.as_json()
@@ -124,7 +139,7 @@ class ShardSetStage(Stage):
     def _unit(self, source: str, split: str, packed: list[UnitResult]) -> Unit:
         parts = [unit for unit in packed if _belongs(unit, source, split)]
         tokenizer = _tokenizer(self.output / "tokenizer")
-        form = _format(_encoder(str(tokenizer.folder), _content(tokenizer)), self.settings["pack"])
+        form = _format(_facts(tokenizer), self.settings["pack"])
         missing = missing_inputs(self.config, source)
         return Unit(
             f"{source}-{split}",
@@ -136,7 +151,11 @@ class ShardSetStage(Stage):
                 "source": source,
                 "split": split,
                 "parts": {
-                    unit.name: {"folder": str(unit.folder), "counts": unit.counts[split]}
+                    unit.name: {
+                        "folder": str(unit.folder),
+                        "counts": unit.counts[split],
+                        "sha256": unit.files[f"{split}.parquet"]["sha256"],
+                    }
                     for unit in parts
                 },
                 "hashes": {unit.name: unit.hash for unit in parts},
@@ -154,6 +173,7 @@ class ShardSetStage(Stage):
                 Path(part["folder"]) / f"{split}.parquet",
                 Path(part["folder"]) / f"{split}.documents.parquet",
                 part["counts"],
+                part["sha256"],
             )
             for name, part in unit.payload["parts"].items()
         ]
@@ -176,34 +196,11 @@ def encode_documents(path: Path, encoder: Encoder, form: ShardFormat) -> Iterato
     begin = form.begin_id if form.begin_token else None
     token_type = form.token_type.to_pandas_dtype()
     fast: bool | None = None
-    for lines in read_raw_lines(path):
-        documents = _parsed(lines, path)
-        texts = [document["text"] for document in documents]
+    for texts, about in read_columns(path):
         if fast is None:
             fast = encoder.agrees(texts[:CHECKED_DOCUMENTS])
         encoded = with_boundaries(encoder.encode(texts, fast), begin, form.end_id)
-        yield EncodedBatch(_about(documents, texts), encoded.ids.astype(token_type), encoded.starts)
-
-
-def _parsed(lines: list[bytes], path: Path) -> list[Document]:
-    try:
-        return [orjson.loads(line) for line in lines]
-    except orjson.JSONDecodeError as error:
-        raise DataError(
-            f"{path}: a line is not JSON ({error}); run the stage curate again"
-        ) from error
-
-
-def _about(documents: list[Document], texts: list[str]) -> pa.Table:
-    metadata = [document["metadata"] for document in documents]
-    columns: dict[str, Any] = {
-        "id": [document["id"] for document in documents],
-        "source": [document["source"] for document in documents],
-        "bytes": [len(text) if text.isascii() else len(text.encode()) for text in texts],
-    }
-    for name in METADATA:
-        columns[name] = [about[name] for about in metadata]
-    return pa.table(columns, schema=ABOUT)
+        yield EncodedBatch(about, encoded.ids.astype(token_type), encoded.starts)
 
 
 def with_boundaries(encoded: EncodedTexts, begin: int | None, end: int) -> EncodedTexts:
@@ -222,13 +219,26 @@ def with_boundaries(encoded: EncodedTexts, begin: int | None, end: int) -> Encod
     return EncodedTexts(ids, starts)
 
 
-def _format(encoder: Encoder, pack: dict[str, Any]) -> ShardFormat:
+def _format(encoder: Encoder | TokenizerFacts, pack: dict[str, Any]) -> ShardFormat:
     return shard_format(
         encoder,
         sequence_length=pack["sequence_length"],
         policy=pack["policy"],
         row_group=pack["row_group"],
         begin_token=pack["begin_token"],
+        epochs=pack["epochs"],
+    )
+
+
+def _writer(shard: Path, listed: Path, form: ShardFormat, pack: dict[str, Any]) -> ShardWriter:
+    return ShardWriter(
+        shard,
+        listed,
+        form,
+        pack["window"],
+        min_tokens=pack["min_tokens"],
+        shuffle_documents=pack["shuffle_documents"],
+        seed=pack["seed"],
     )
 
 
@@ -241,6 +251,16 @@ def _tokenizer(directory: Path) -> UnitResult:
     if not results:
         raise DataError(f"{directory}: no tokenizer yet; run the stage tokenizer first")
     return results[0]
+
+
+def _facts(tokenizer: UnitResult) -> TokenizerFacts:
+    """What the stage tokenizer wrote down; an encoder takes a third of a second and 100 MB to load."""
+    return _read_facts(tokenizer.folder, _content(tokenizer), tokenizer.counts["fingerprint"])
+
+
+@lru_cache(maxsize=1)
+def _read_facts(folder: Path, content: str, fingerprint: str) -> TokenizerFacts:
+    return tokenizer_facts(read_definition(folder), fingerprint)
 
 
 def _content(tokenizer: UnitResult) -> str:

@@ -15,6 +15,21 @@ from data_prep.shards.schema import DOCUMENTS
 
 ROWS_AT_ONCE = 1 << 20  # about 200 MB of documents are sorted in memory
 SAMPLE_EVERY = 256  # documents a sampled id stands for when the ranges are chosen
+_BATCH = 1 << 16  # documents of a list in memory while they are dealt out, about 10 MB
+
+
+class DuplicateDocumentError(DataError):
+    """Two documents have the same id."""
+
+    def __init__(self, identifier: str):
+        super().__init__(
+            f"document {identifier!r} is in the set twice; "
+            "two input files hold the same record: remove one and run the stages again"
+        )
+        self.identifier = identifier
+
+    def __reduce__(self) -> tuple[type, tuple[str]]:
+        return DuplicateDocumentError, (self.identifier,)
 
 
 def merge_documents(
@@ -23,20 +38,27 @@ def merge_documents(
     """Write `merged` from lists sorted by id, each with the set's row number of its first row.
 
     Documents are first dealt out to ranges of ids in files of their own, then sorted range by range.
-    Raises DataError where two documents have the same id.
+    Raises DuplicateDocumentError where two documents have the same id.
     """
     bounds = _bounds(parts, rows_at_once)
+    if not bounds:  # all of them fit in memory
+        with pq.ParquetWriter(merged, DOCUMENTS, **COMPRESSION) as writer:
+            _write_sorted(pa.concat_tables(_numbered(parts)), writer)
+        return
     with tempfile.TemporaryDirectory(dir=merged.parent, prefix=".merge") as temporary:
         ranges = [Path(temporary) / f"{index}.arrow" for index in range(len(bounds) + 1)]
         _deal(parts, bounds, ranges)
         with pq.ParquetWriter(merged, DOCUMENTS, **COMPRESSION) as writer:
             for path in ranges:
                 with pa.OSFile(str(path)) as stream:
-                    table = pa.ipc.open_stream(stream).read_all()
-                if table.num_rows:
-                    table = table.sort_by("id").combine_chunks()
-                    _check_unique(table["id"])
-                    writer.write_table(table)
+                    _write_sorted(pa.ipc.open_stream(stream).read_all(), writer)
+
+
+def _write_sorted(documents: pa.Table, writer: pq.ParquetWriter) -> None:
+    if documents.num_rows:
+        documents = documents.sort_by("id").combine_chunks()
+        _check_unique(documents["id"])
+        writer.write_table(documents)
 
 
 def _bounds(parts: Sequence[tuple[Path, int]], rows_at_once: int) -> list[str]:
@@ -49,7 +71,8 @@ def _bounds(parts: Sequence[tuple[Path, int]], rows_at_once: int) -> list[str]:
     sample = sorted(
         identifier
         for path, _ in parts
-        for identifier in pq.read_table(path, columns=["id"])["id"][::step].to_pylist()
+        for table in _tables(path, ["id"])
+        for identifier in table["id"][::step].to_pylist()
     )
     return [sample[len(sample) * index // ranges] for index in range(1, ranges)]
 
@@ -67,22 +90,28 @@ def _deal(parts: Sequence[tuple[Path, int]], bounds: list[str], ranges: Sequence
 
 
 def _numbered(parts: Sequence[tuple[Path, int]]) -> Iterator[pa.Table]:
-    """Each list with row numbers of the set instead of its shard's."""
+    """The lists, a batch at a time, with row numbers of the set instead of their shard's."""
     for path, first_row in parts:
-        table = pq.read_table(path, schema=DOCUMENTS).combine_chunks()
-        rows = table["rows"].combine_chunks()
-        shifted = pa.ListArray.from_arrays(
-            rows.offsets, pc.add(rows.values, first_row), type=DOCUMENTS.field("rows").type
-        )
-        yield table.set_column(
-            table.schema.get_field_index("rows"), DOCUMENTS.field("rows"), shifted
-        )
+        for table in _tables(path, DOCUMENTS.names):
+            rows = table["rows"].combine_chunks()
+            begins = pc.subtract(rows.offsets, rows.offsets[0])
+            shifted = pa.ListArray.from_arrays(
+                begins, pc.add(rows.flatten(), first_row), type=DOCUMENTS.field("rows").type
+            )
+            yield table.set_column(
+                table.schema.get_field_index("rows"), DOCUMENTS.field("rows"), shifted
+            )
+
+
+def _tables(path: Path, columns: Sequence[str]) -> Iterator[pa.Table]:
+    """A list's columns, a batch at a time, in order."""
+    schema = pa.schema([DOCUMENTS.field(name) for name in columns])
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(_BATCH, columns=list(columns)):
+            yield pa.Table.from_batches([batch]).cast(schema)
 
 
 def _check_unique(ids: pa.ChunkedArray) -> None:
     equal = pc.equal(ids[1:], ids[:-1]).to_numpy()
     if equal.any():
-        raise DataError(
-            f"document {ids[int(np.argmax(equal))].as_py()!r} is in the set twice; "
-            "two input files hold the same record: remove one and run the stages again"
-        )
+        raise DuplicateDocumentError(ids[int(np.argmax(equal))].as_py())

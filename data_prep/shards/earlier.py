@@ -8,7 +8,6 @@ from data_prep.curate.decontaminate import DecontaminateStage
 from data_prep.curate.identity import IdentifyStage
 from data_prep.curate.near_duplicates import NearDuplicatesStage
 from data_prep.curate.stage import CurateStage
-from data_prep.download.stage import failed_downloads
 from data_prep.errors import DataError
 from data_prep.units import Stage, UnitResult, failures, finished, source_of
 
@@ -81,6 +80,8 @@ def _differing(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:
 
 def missing_inputs(config: CorpusConfig, source: str) -> list[str]:
     """The "stage/unit" of everything that failed on the way from the source to its packed units."""
+    from data_prep.download.stage import failed_downloads  # with clients for every server there is
+
     failed = [
         f"{stage}/{name}"
         for stage in STAGES

@@ -83,6 +83,17 @@ class EncodedBatch:
             None if self.loss_mask is None else self.loss_mask[first:last],
         )
 
+    def take(self, documents: np.ndarray) -> EncodedBatch:
+        """These documents (int64, places in the batch) in this order."""
+        begins, ends = self.starts[documents], self.starts[documents + 1]
+        mask = self.loss_mask
+        return EncodedBatch(
+            self.about.take(pa.array(documents)),
+            ranges(self.tokens, begins, ends),
+            np.append(0, np.cumsum(ends - begins)),
+            None if mask is None else ranges(mask, begins, ends),
+        )
+
     def check(self, form: ShardFormat) -> None:
         """Raise DataError naming the document where one does not fit the form."""
         if (self.loss_mask is not None) != form.has_loss_mask and len(self):
@@ -105,6 +116,31 @@ class EncodedBatch:
 
     def _id(self, row: int) -> str:
         return str(self.about["id"][int(row)].as_py())
+
+
+def joined(batches: Sequence[EncodedBatch]) -> EncodedBatch:
+    """The batches, one or more, as one."""
+    if len(batches) == 1:
+        return batches[0]
+    parts = [part for part in batches if len(part)] or batches[:1]
+    masks = [part.loss_mask for part in parts if part.loss_mask is not None]
+    lengths = np.concatenate([part.lengths for part in parts])
+    return EncodedBatch(
+        pa.concat_tables([part.about for part in parts]),
+        np.concatenate([part.tokens for part in parts]),
+        np.append(0, np.cumsum(lengths)),
+        np.concatenate(masks) if masks else None,
+    )
+
+
+def ranges(values: np.ndarray, begins: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """values[begins[0]:ends[0]], values[begins[1]:ends[1]] … one after the other."""
+    parts = [values[begin:end] for begin, end in zip(begins.tolist(), ends.tolist(), strict=True)]
+    return np.concatenate([values[:0], *parts])
+
+
+def no_documents() -> EncodedBatch:
+    return EncodedBatch(ABOUT.empty_table(), np.zeros(0, np.uint16), np.zeros(1, np.int64))
 
 
 def in_batches(documents: Iterable[EncodedDocument]) -> Iterator[EncodedBatch]:

@@ -3,6 +3,7 @@
 Nothing in it depends on when, where or by how many workers the set was made.
 """
 
+import json
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -11,8 +12,9 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from data_prep.errors import DataError
-from data_prep.files import digest, read_json, write_json
+from data_prep.files import digest, write_json
 from data_prep.shards.schema import FORMAT_VERSION, ShardFormat
+from data_prep.shards.storage import Place, Storage, UnreadableError, storage_of
 
 MANIFEST = "manifest.json"
 DOCUMENTS_FILE = "documents.parquet"
@@ -50,15 +52,24 @@ class Manifest(ShardFormat):
         """Hex SHA-256 of the content: equal sets have equal hashes, wherever they lie."""
         return digest({"format_version": FORMAT_VERSION} | self.model_dump(mode="json"))
 
+    @property
+    def hashes(self) -> dict[str, str]:
+        """Hex SHA-256 of every file of the set but the manifest, by its name below the folder."""
+        shards = {file.name: file.sha256 for file in self.files}
+        lists = {DOCUMENTS_FILE: self.documents_sha256, INPUTS_FILE: self.inputs_sha256}
+        tokenizer = {f"{TOKENIZER_FOLDER}/{name}": value for name, value in self.tokenizer.items()}
+        return shards | lists | tokenizer
+
     def write(self, folder: Path) -> None:
         fields = {"format_version": FORMAT_VERSION} | self.model_dump(mode="json")
         write_json(folder / MANIFEST, fields | {"hash": self.hash})
 
     @classmethod
-    def read(cls, folder: Path) -> Self:
-        """The manifest in `folder`; raises DataError where it is missing, changed or of another version."""
-        path = folder / MANIFEST
-        fields = _fields(path)
+    def read(cls, place: Place | Storage) -> Self:
+        """The manifest of the set at `place`; raises DataError where it is missing, changed or of another version."""
+        storage = storage_of(place)
+        path = storage.address(MANIFEST)
+        fields = _fields(path, storage)
         version = fields.pop("format_version", None)
         if version != FORMAT_VERSION:
             raise DataError(
@@ -80,13 +91,11 @@ class Manifest(ShardFormat):
         return manifest
 
 
-def _fields(path: Path) -> dict[str, Any]:
+def _fields(path: Place, storage: Storage) -> dict[str, Any]:
     try:
-        fields = read_json(path)
-    except OSError as error:
-        raise DataError(
-            f"{path}: cannot read ({error.strerror}); expected the folder of a shard set"
-        ) from error
+        fields = json.loads(storage.content(MANIFEST))
+    except UnreadableError as error:
+        raise DataError(f"{path}: {error.reason}; expected the folder of a shard set") from error
     except ValueError as error:
         raise DataError(f"{path}: not readable as JSON; build the set again") from error
     if not isinstance(fields, Mapping):

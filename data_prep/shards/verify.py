@@ -1,50 +1,112 @@
-"""Checks a shard set as thoroughly as it can be checked: every hash, every row, every document."""
+"""Checks a shard set as thoroughly as it can be checked: every hash, every row, every document.
 
-from collections.abc import Iterator
+First the files, then the list of documents and the row groups, each in as many processes as wanted.
+Memory of each: some row groups or a row group of documents.parquet, and constant sums (document_sums.py).
+"""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice, pairwise
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pydantic import Field
 
+from data_prep.config_file import Section
 from data_prep.errors import ProjectError
-from data_prep.files import sha256_file
-from data_prep.shards.manifest import DOCUMENTS_FILE, INPUTS_FILE, TOKENIZER_FOLDER, Manifest
-from data_prep.shards.reader import ADVICE, RowGroup, ShardSet
-from data_prep.tokenizer.encode import load_encoder
+from data_prep.shards.content_checks import (
+    Found,
+    check_list,
+    check_rows,
+    documents_in,
+    open_set,
+    pieces_in,
+    write_lengths,
+)
+from data_prep.shards.file_checks import (
+    REPORT,
+    document_list_problem,
+    format_of,
+    hash_problem,
+    shard_problem,
+)
+from data_prep.shards.list_checks import Held, Piece, differences
+from data_prep.shards.manifest import DOCUMENTS_FILE, TOKENIZER_FOLDER, Manifest
+from data_prep.shards.parallel import parallel
+from data_prep.shards.reader import ShardSet
+from data_prep.shards.storage import Place, local_folder, storage_of
+
+Result = TypeVar("Result")
+SHOWN = 20  # problems of a set; where there are more, they have one cause
+GROUPS_A_TASK = 32  # row groups; of 256 rows each some hundredths of a second
+LOOKED_UP = 4  # ranges of ids in which the sums differ: some 10^5 documents of 10^9
 
 
-def verify(folder: Path) -> list[str]:
-    """What is wrong with the set, one line each; empty where everything holds.
+class VerifyOptions(Section):
+    workers: int | None = Field(None, ge=1)  # processes; none: as many as cores
 
-    Memory: the list of all pieces of documents, about 50 bytes each.
-    """
+
+def verify(folder: Place, workers: int = 1) -> list[str]:
+    """What is wrong with the set, one line each, SHOWN at most; empty where everything holds."""
     try:
-        shards = ShardSet(folder)
+        problems = _problems(folder, workers)
+        shown = list(islice(problems, SHOWN))
+        more = sum(1 for _ in problems)
     except ProjectError as error:
         return [str(error)]
-    problems = list(_changed_files(folder, shards.manifest))
-    if problems:
-        return problems
-    try:
-        return [*_tokenizer_problems(folder, shards.manifest), *_content_problems(shards)]
-    except ProjectError as error:
-        return [str(error)]
+    return [*shown, f"{folder}: and {more} other problems"] if more else shown
 
 
-def _changed_files(folder: Path, manifest: Manifest) -> Iterator[str]:
-    hashes = {file.name: file.sha256 for file in manifest.files}
-    hashes |= {DOCUMENTS_FILE: manifest.documents_sha256, INPUTS_FILE: manifest.inputs_sha256}
-    hashes |= {f"{TOKENIZER_FOLDER}/{name}": value for name, value in manifest.tokenizer.items()}
-    for name, expected in hashes.items():
+def _problems(place: Place, workers: int) -> Iterator[str]:
+    folder = local_folder(storage_of(place))
+    open_set.cache_clear()  # it may have changed since it was last verified
+    shards = ShardSet(folder)
+    changed = list(_file_problems(folder, shards.manifest, workers))
+    yield from changed
+    if changed:  # what is in them would only say so again
+        return
+    yield from _tokenizer_problems(folder, shards.manifest)
+    with tempfile.TemporaryDirectory(prefix="verify") as scratch:
+        lengths = None
+        if shards.manifest.policy == "per_document":
+            lengths = Path(scratch) / "lengths"
+            write_lengths(folder, lengths)
+        found = _content(folder, shards, lengths, workers)
+    yield from found.problems
+    if found.problems:  # neither counts nor documents can be as they should
+        return
+    for name, expected in shards.manifest.counts.items():
+        if name in found.counts and found.counts[name] != expected:
+            yield f"{folder}: {found.counts[name]} {name}, the manifest says {expected}; {REPORT}"
+    buckets = np.flatnonzero(found.sums)
+    if len(buckets):
+        yield from _differences(folder, shards, buckets[:LOOKED_UP], workers)
+        if len(buckets) > LOOKED_UP:
+            yield f"{folder}: other documents differ as well; {REPORT}"
+
+
+def _file_problems(folder: Path, manifest: Manifest, workers: int) -> Iterator[str]:
+    form, shards = format_of(manifest), {file.name: file for file in manifest.files}
+    tasks: list[tuple[Callable[[], str | None], int]] = []
+    for name, expected in manifest.hashes.items():
         path = folder / name
-        if not path.is_file():
-            yield f"{path}: missing; {ADVICE}"
-        elif (found := sha256_file(path)) != expected:
-            yield f"{path}: sha256 is {found}, the manifest says {expected}; {ADVICE}"
+        if name in shards:
+            tasks.append((partial(shard_problem, path, shards[name], form), shards[name].bytes))
+        else:
+            size = path.stat().st_size if path.is_file() else 0
+            check = document_list_problem if name == DOCUMENTS_FILE else hash_problem
+            tasks.append((partial(check, path, expected), size))
+    for problem in _each(f"verify {folder.name}: files", tasks, workers):
+        if problem:
+            yield problem
 
 
 def _tokenizer_problems(folder: Path, manifest: Manifest) -> Iterator[str]:
+    from data_prep.tokenizer.encode import load_encoder  # slow to import, and workers need it not
+
     found = load_encoder(folder / TOKENIZER_FOLDER).fingerprint
     if found != manifest.tokenizer_fingerprint:
         yield (
@@ -53,69 +115,57 @@ def _tokenizer_problems(folder: Path, manifest: Manifest) -> Iterator[str]:
         )
 
 
-def _content_problems(shards: ShardSet) -> Iterator[str]:
-    manifest = shards.manifest
-    pieces = []
-    counts = {"rows": 0, "tokens": 0, "padding": 0}
-    for group, rows in enumerate(shards.row_groups.tolist()):
-        path, number = shards.place(group)
-        content = shards.read(group)
-        for problem in _row_group_problems(content, rows, manifest):
-            yield f"{path}: row group {number}: {problem}; the set was built wrongly: report it"
-        filled = int(content.lengths.sum())
-        counts["tokens"] += filled
-        counts["padding"] += content.tokens.size - filled
-        row = counts["rows"] + np.repeat(np.arange(len(content.tokens)), np.diff(content.starts))
-        ids = [name for names in shards.document_ids(group) for name in names]
-        pieces.append(
-            pa.table({"id": ids, "offset": content.offsets, "length": content.lengths, "row": row})
-        )
-        counts["rows"] += len(content.tokens)
-    for name, found in counts.items():
-        if found != manifest.counts[name]:
-            yield f"{shards.folder}: {found} {name}, the manifest says {manifest.counts[name]}"
-    yield from _document_problems(shards, pa.concat_tables(pieces))
+def _content(folder: Path, shards: ShardSet, lengths: Path | None, workers: int) -> Found:
+    """What the list of documents and all row groups hold; `lengths` is what write_lengths wrote."""
+    metadata = pq.read_metadata(folder / DOCUMENTS_FILE)
+    tasks: list[tuple[Callable[[], Found], int]] = [
+        (partial(check_list, folder, stretch), metadata.row_group(stretch).total_byte_size)
+        for stretch in range(metadata.num_row_groups)
+    ]
+    for groups, size in _stretches(shards):
+        tasks.append((partial(check_rows, folder, groups, lengths), size))
+    whole = Found()
+    for found in _each(f"verify {folder.name}: content", tasks, workers):
+        whole.add(found)
+    for (_, before), (after, _) in pairwise(whole.ids[stretch] for stretch in sorted(whole.ids)):
+        if before.encode() >= after.encode():
+            whole.problems.append(
+                f"{folder / DOCUMENTS_FILE}: not sorted by id: {after} follows {before}; {REPORT}"
+            )
+    return whole
 
 
-def _row_group_problems(content: RowGroup, rows: int, manifest: Manifest) -> Iterator[str]:
-    if content.tokens.shape != (rows, manifest.sequence_length):
-        yield f"tokens are {content.tokens.shape}, expected {(rows, manifest.sequence_length)}"
-        return
-    if int(content.tokens.max()) >= manifest.vocabulary_size:
-        yield f"token id {content.tokens.max()} in a vocabulary of {manifest.vocabulary_size}"
-    filled = np.add.reduceat(content.lengths.astype(np.int64), content.starts[:-1])
-    if (np.diff(content.starts) < 1).any() or (filled > manifest.sequence_length).any():
-        yield "a row holds no piece of a document, or more than fits"
-        return
-    padding = np.arange(manifest.sequence_length) >= filled[:, None]
-    if (content.tokens[padding] != manifest.pad_id).any():
-        yield "padding is not filled with the pad id"
-    if content.loss_mask is not None and content.loss_mask[padding].any():
-        yield "padding is marked as trained on"
+def _differences(
+    folder: Path, shards: ShardSet, buckets: np.ndarray, workers: int
+) -> Iterator[str]:
+    """Reads list and rows again for the documents in these buckets, and says of which they differ."""
+    documents = documents_in(folder, buckets)
+    tasks: list[tuple[Callable[[], list[tuple[str, Piece]]], int]] = [
+        (partial(pieces_in, folder, groups, buckets), size) for groups, size in _stretches(shards)
+    ]
+    for found in _each(f"verify {folder.name}: documents", tasks, workers):
+        for name, piece in found:
+            documents.setdefault(name, Held()).pieces.append(piece)
+    for problem in differences(documents, shards.manifest):
+        yield f"{folder}: {problem}; {REPORT}"
 
 
-def _document_problems(shards: ShardSet, pieces: pa.Table) -> Iterator[str]:
-    """Whether the pieces of every document are its tokens once each, in the rows that are listed."""
-    documents = shards.documents()
-    pieces = pieces.sort_by([("id", "ascending"), ("offset", "ascending")])
-    ids = pieces["id"].combine_chunks().dictionary_encode()
-    codes = ids.indices.to_numpy()
-    begins = np.flatnonzero(np.append(True, np.diff(codes) != 0))
-    offsets, lengths = (pieces[name].to_numpy().astype(np.int64) for name in ("offset", "length"))
-    ends = offsets + lengths
-    expected = np.append(0, ends[:-1])
-    expected[begins] = 0
-    for place in np.flatnonzero(offsets != expected)[:1].tolist():
-        name = ids[place].as_py()
-        yield f"{shards.folder}: document {name}: tokens from {expected[place]} on are lost or doubled"
-    if not ids.dictionary.equals(documents["id"].combine_chunks()):
-        yield f"{shards.folder}: {DOCUMENTS_FILE} lists other documents than the rows hold"
-        return
-    totals = np.add.reduceat(lengths, begins)
-    for place in np.flatnonzero(totals != documents["tokens"].to_numpy())[:1].tolist():
-        yield f"{shards.folder}: document {ids.dictionary[place]}: its tokens are not all there"
-    rows = pc.list_flatten(documents["rows"])
-    by_document = pieces.append_column("code", pa.array(codes))
-    by_document = by_document.sort_by([("code", "ascending"), ("row", "ascending")])
-    if not np.array_equal(rows.to_numpy(), by_document["row"].to_numpy()):
-        yield f"{shards.folder}: {DOCUMENTS_FILE} lists other rows than the documents are in"
+def _stretches(shards: ShardSet) -> list[tuple[range, int]]:
+    """All row groups, some at a time, with about as many bytes as they have."""
+    groups = len(shards.row_groups)
+    size = sum(file.bytes for file in shards.manifest.files) // max(groups, 1)
+    ranges = [
+        range(begin, min(begin + GROUPS_A_TASK, groups))
+        for begin in range(0, groups, GROUPS_A_TASK)
+    ]
+    return [(stretch, size * len(stretch)) for stretch in ranges]
+
+
+def _each(
+    title: str, tasks: list[tuple[Callable[[], Result], int]], workers: int
+) -> Iterator[Result]:
+    return parallel(title, _call, tasks, workers)
+
+
+def _call(task: Callable[[], Result]) -> Result:
+    return task()

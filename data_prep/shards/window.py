@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
-from data_prep.shards.encoded import ABOUT, EncodedBatch
+from data_prep.shards.encoded import EncodedBatch, no_documents, ranges
 from data_prep.shards.packing import Pieces
 from data_prep.shards.schema import DOCUMENTS
 
@@ -29,18 +28,9 @@ class Window:
     def __len__(self) -> int:
         return len(self.batch)
 
-    def extended(self, batches: Sequence[EncodedBatch]) -> Window:
-        """With these documents after its own."""
-        parts = [part for part in (self.batch, *batches) if len(part)]
-        masks = [part.loss_mask for part in parts if part.loss_mask is not None]
-        lengths = np.concatenate([part.lengths for part in parts])
-        batch = EncodedBatch(
-            pa.concat_tables([part.about for part in parts]),
-            np.concatenate([part.tokens for part in parts]),
-            np.append(0, np.cumsum(lengths)),
-            np.concatenate(masks) if masks else None,
-        )
-        done = np.zeros(len(lengths), np.int64)
+    def followed(self, batch: EncodedBatch) -> Window:
+        """With new documents after its own; `batch` holds both."""
+        done = np.zeros(len(batch), np.int64)
         done[: len(self.done)] = self.done
         return Window(batch, done, self.document, self.row)
 
@@ -64,9 +54,9 @@ class Window:
         mask = self.batch.loss_mask
         batch = EncodedBatch(
             self.batch.about.take(pa.array(documents)),
-            _ranges(self.batch.tokens, begins, ends),
+            ranges(self.batch.tokens, begins, ends),
             np.append(0, np.cumsum(ends - begins)),
-            None if mask is None else _ranges(mask, begins, ends),
+            None if mask is None else ranges(mask, begins, ends),
         )
         theirs = np.isin(self.document, documents)
         return Window(
@@ -82,23 +72,29 @@ class Window:
         document, row = self.document[theirs], self.row[theirs]
         rows = np.bincount(document, minlength=len(self))[documents]
         about = self.batch.about.take(pa.array(documents))
-        columns = {name: about[name] for name in ABOUT.names} | {
-            "tokens": pa.array(self.done[documents]),
-            "rows": pa.ListArray.from_arrays(
-                pa.array(np.append(0, np.cumsum(rows)).astype(np.int32)),
-                pa.array(row[np.argsort(document, kind="stable")]),
-                type=DOCUMENTS.field("rows").type,
-            ),
-        }
-        return pa.table([columns[name] for name in DOCUMENTS.names], schema=DOCUMENTS)
+        return document_list(
+            about, self.done[documents], rows, row[np.argsort(document, kind="stable")]
+        )
+
+
+def document_list(
+    about: pa.Table, tokens: np.ndarray, row_counts: np.ndarray, rows: np.ndarray
+) -> pa.Table:
+    """Rows of documents.parquet: what is known of the documents, their tokens, and the rows they are in.
+
+    tokens, row_counts: (documents,); rows: those of all documents, one document after the other.
+    """
+    columns = {name: about[name] for name in about.column_names} | {
+        "tokens": pa.array(tokens),
+        "rows": pa.ListArray.from_arrays(
+            pa.array(np.append(0, np.cumsum(row_counts)).astype(np.int32)),
+            pa.array(rows),
+            type=DOCUMENTS.field("rows").type,
+        ),
+    }
+    return pa.table([columns[name] for name in DOCUMENTS.names], schema=DOCUMENTS)
 
 
 def empty_window() -> Window:
     nothing = np.zeros(0, np.int64)
-    batch = EncodedBatch(ABOUT.empty_table(), np.zeros(0, np.uint16), np.zeros(1, np.int64))
-    return Window(batch, nothing, nothing, nothing)
-
-
-def _ranges(values: np.ndarray, begins: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    parts = [values[begin:end] for begin, end in zip(begins.tolist(), ends.tolist(), strict=True)]
-    return np.concatenate([values[:0], *parts])
+    return Window(no_documents(), nothing, nothing, nothing)

@@ -49,25 +49,43 @@ class EncodedTexts:
         return (self.ids[begin:end] for begin, end in pairwise(ends))
 
 
+@dataclass(frozen=True)
+class TokenizerFacts:
+    """What shards say of the tokenizer that encoded them.
+
+    `begin_id` is None where it has no begin token, `pad_id` the end token's where it has no pad token of its own.
+    """
+
+    vocabulary_size: int  # one more than the highest id
+    begin_id: int | None
+    end_id: int
+    pad_id: int
+    fingerprint: str
+
+
+def tokenizer_facts(definition: TokenizerDefinition, fingerprint: str) -> TokenizerFacts:
+    special, vocabulary = definition.special_tokens(), definition.vocabulary()
+    end = special[definition.end]
+    return TokenizerFacts(
+        vocabulary_size=max(vocabulary.values()) + 1,
+        begin_id=None if definition.begin is None else special[definition.begin],
+        end_id=end,
+        pad_id=end if definition.pad is None else vocabulary[definition.pad],
+        fingerprint=fingerprint,
+    )
+
+
 def load_encoder(folder: Path) -> "Encoder":
     """The encoder of a tokenizer's folder; raises ConfigError where there is no tokenizer in it."""
     return Encoder(read_definition(folder), str(folder))
 
 
 class Encoder:
-    """Encodes and decodes with one tokenizer; `begin_id` is None where it has no begin token.
-
-    `pad_id` is the end token's where the tokenizer has no pad token of its own.
-    """
+    """Encodes and decodes with one tokenizer; its ids are as in TokenizerFacts."""
 
     def __init__(self, definition: TokenizerDefinition, name: str):
         self.name = name
         special = definition.special_tokens()
-        vocabulary = definition.vocabulary()
-        self.vocabulary_size = max(vocabulary.values()) + 1
-        self.begin_id = None if definition.begin is None else special[definition.begin]
-        self.end_id = special[definition.end]
-        self.pad_id = self.end_id if definition.pad is None else vocabulary[definition.pad]
         content = without_special_merges(definition.content, set(special))
         self._reference = Tokenizer.from_buffer(_as_json(content))
         self._reference.encode_special_tokens = True
@@ -76,6 +94,9 @@ class Encoder:
         if not self.agrees([PROBE, *special]):
             self._fast = None
         self.fingerprint = fingerprint(definition, self._encode_reference([PROBE]).ids.tolist())
+        self.facts = tokenizer_facts(definition, self.fingerprint)
+        self.vocabulary_size, self.begin_id = self.facts.vocabulary_size, self.facts.begin_id
+        self.end_id, self.pad_id = self.facts.end_id, self.facts.pad_id
 
     def encode(self, texts: Sequence[str], fast: bool = True) -> EncodedTexts:
         """The ids of each text, nothing added, nothing cut; uses one thread with gigatoken.

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import sentencepiece
@@ -10,6 +11,7 @@ from data_prep.errors import ConfigError
 from data_prep.files import read_json, write_json
 from data_prep.tokenizer.definition import read_definition
 from data_prep.tokenizer.encode import load_encoder
+from data_prep.tokenizer.extension import EXTENSION_FILE
 from data_prep.tokenizer.fingerprint import PROBE
 
 FILES = (
@@ -21,6 +23,7 @@ FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
     "chat_template.jinja",
+    EXTENSION_FILE,
 )
 
 
@@ -33,12 +36,21 @@ def copy_tokenizer(origin: Path, folder: Path) -> None:
     for name in FILES:
         if (origin / name).is_file():
             shutil.copyfile(origin / name, folder / name)
+    complete_tokenizer(folder)
+
+
+def complete_tokenizer(folder: Path, texts: Sequence[str] = ()) -> None:
+    """Write tokenizer.json and the names of special tokens beside the files that are in `folder`.
+
+    Raises ConfigError where a SentencePiece model cannot be written as a tokenizer.json of the same ids,
+    on `texts` and on texts that tell tokenizers apart.
+    """
     definition = read_definition(folder)
     if not (folder / "tokenizer.json").exists():
         content = json.dumps(definition.content, ensure_ascii=False, separators=(",", ":"))
         (folder / "tokenizer.json").write_text(content, encoding="utf-8")
         if not (folder / "vocab.json").exists():
-            _check_against_sentencepiece(folder)
+            _check_against_sentencepiece(folder, texts)
     names = {
         "bos_token": definition.begin,
         "eos_token": definition.end,
@@ -48,16 +60,19 @@ def copy_tokenizer(origin: Path, folder: Path) -> None:
     write_names(folder, names)
 
 
-def _check_against_sentencepiece(folder: Path) -> None:
+def _check_against_sentencepiece(folder: Path, texts: Sequence[str]) -> None:
     model = folder / "tokenizer.model"
     processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
     encoder = load_encoder(folder)
-    for text in (PROBE, f"  {PROBE}", " ", "a"):
-        if encoder.encode([text])[0].tolist() != processor.encode(text):
-            raise ConfigError(
-                f"{model}: cannot be written as a tokenizer.json that gives SentencePiece's ids; "
-                "give the tokenizer.json that its publisher offers"
-            )
+    sample = [PROBE, f"  {PROBE}", " ", "a", *texts]
+    expected = processor.encode(sample)
+    for fast in (True, False):
+        for text, ids, wanted in zip(sample, encoder.encode(sample, fast), expected, strict=True):
+            if ids.tolist() != wanted:
+                raise ConfigError(
+                    f"{model}: cannot be written as a tokenizer.json that gives SentencePiece's ids (they "
+                    f"differ on {text[:80]!r}); give the tokenizer.json that its publisher offers"
+                )
 
 
 def write_names(folder: Path, names: dict[str, str | None]) -> None:

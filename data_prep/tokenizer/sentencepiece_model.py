@@ -22,12 +22,8 @@ Piece = proto.ModelProto.SentencePiece  # type: ignore[attr-defined]
 
 def from_sentencepiece(path: Path) -> dict[str, Any]:
     """The content of a tokenizer.json; raises ConfigError where the model is of another kind."""
-    model = proto.ModelProto()  # type: ignore[attr-defined]
-    try:
-        model.ParseFromString(path.read_bytes())
-    except DecodeError as error:
-        raise ConfigError(f"{path}: not a SentencePiece model; {ADVICE}") from error
-    _check_supported(path, model)
+    model = read_sentencepiece(path)
+    check_supported(path, model)
     vocabulary = {piece.piece: index for index, piece in enumerate(model.pieces)}
     return {
         "version": "1.0",
@@ -53,10 +49,19 @@ def from_sentencepiece(path: Path) -> dict[str, Any]:
     }
 
 
+def read_sentencepiece(path: Path) -> Any:
+    """The model as sentencepiece's ModelProto, of any kind; ConfigError where the file is none."""
+    model = proto.ModelProto()  # type: ignore[attr-defined]
+    try:
+        model.ParseFromString(path.read_bytes())
+    except DecodeError as error:
+        raise ConfigError(f"{path}: not a SentencePiece model; {ADVICE}") from error
+    return model
+
+
 def special_names(path: Path) -> dict[str, str | None]:
     """bos_token, eos_token and pad_token as the model itself names them."""
-    model = proto.ModelProto()  # type: ignore[attr-defined]
-    model.ParseFromString(path.read_bytes())
+    model = read_sentencepiece(path)
     spec = model.trainer_spec
     ids = {"bos": spec.bos_id, "eos": spec.eos_id, "pad": spec.pad_id}
     return {
@@ -65,7 +70,8 @@ def special_names(path: Path) -> dict[str, str | None]:
     }
 
 
-def _check_supported(path: Path, model: Any) -> None:
+def check_supported(path: Path, model: Any) -> None:
+    """Raise ConfigError where the model is of a kind that from_sentencepiece does not know."""
     trainer, normalizer = model.trainer_spec, model.normalizer_spec
     faults = {
         "is not of the type BPE": trainer.model_type != proto.TrainerSpec.BPE,  # type: ignore[attr-defined]

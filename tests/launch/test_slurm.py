@@ -49,7 +49,12 @@ def test_a_job_told_to_stop_requeues_itself_and_gives_the_losses_of_the_deepspee
     run = tmp_path / "job" / "run"
     job = cluster.submit(run_of(tmp_path / "job", shards))
     metrics = run / "metrics.jsonl"
-    tiny.wait_for(lambda: metrics.exists() and len(metrics.read_bytes().splitlines()) > 4)
+
+    def has_begun() -> bool:
+        assert cluster.field(job, "JobState") != "FAILED", cluster.log(job)
+        return metrics.exists() and len(metrics.read_bytes().splitlines()) > 4
+
+    tiny.wait_for(has_begun)
     cluster.ask("scancel", "--signal=USR1", job)
     uninterrupted = tiny.launch(run_of(tmp_path / "reference", shards))
     assert uninterrupted.returncode == 0, uninterrupted.stderr[-3000:]

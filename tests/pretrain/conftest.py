@@ -9,6 +9,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from tests import tiny
 
 STEPS = 24
+# The second half reads as much of b as of a, then more at once.
+PHASES = [
+    {"from_step": 8, "weights": {"a": 1, "b": 1}},
+    {"from_step": 14, "global_batch": 7},
+]
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +36,7 @@ def base_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def values(sets: dict[str, Path], base_model: Path, communication_op):
-    """Config values of a run in `folder`: 5 sequences a step, which two ranks do not share evenly."""
+    """Config values of a run in `folder`: 5, later 7 sequences a step, which two ranks do not share evenly."""
 
     def make(folder: Path, **changes):
         defaults = {
@@ -44,6 +49,7 @@ def values(sets: dict[str, Path], base_model: Path, communication_op):
             "training__global_batch": 5,
             "training__micro_batch": 2,
             "checkpoint": {"every_steps": 5, "keep": 10},
+            "phases": PHASES,
         }
         return tiny.run_config(folder, {}, **(defaults | changes))
 

@@ -1,20 +1,42 @@
 """Tensors from packed rows: held against loops, and against real small models."""
 
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
-from data_prep.errors import DataError
-from pretrain.batch import Row, assemble, filler, micro_batches, trained_tokens
+from pretrain.batch import assemble, micro_batches, trained_tokens
+from pretrain.packed_rows import PackedRows, Part, gather
 
 LENGTH = 48
+
+
+class Row(NamedTuple):
+    """One sequence: the lengths of its documents, and which tokens are trained on."""
+
+    tokens: np.ndarray
+    lengths: np.ndarray
+    loss_mask: np.ndarray | None = None
 
 
 def _row(generator: torch.Generator, lengths: list[int], mask: bool = False) -> Row:
     tokens = torch.randint(0, 90, (LENGTH,), generator=generator).numpy().astype(np.uint16)
     chosen = torch.rand(LENGTH, generator=generator).numpy() < 0.5 if mask else None
     return Row(tokens, np.array(lengths, dtype=np.uint32), chosen)
+
+
+def packed(rows: list[Row]) -> PackedRows:
+    masked = any(row.loss_mask is not None for row in rows)
+    length = len(rows[0].tokens)
+    masks = [np.ones(length, bool) if row.loss_mask is None else row.loss_mask for row in rows]
+    pieces = np.zeros((len(rows), max(len(row.lengths) for row in rows)), np.uint32)
+    for listed, row in zip(pieces, rows, strict=True):
+        listed[: len(row.lengths)] = row.lengths
+    return PackedRows(
+        np.stack([row.tokens for row in rows]), pieces, np.stack(masks) if masked else None
+    )
 
 
 @pytest.fixture
@@ -32,7 +54,7 @@ def rows() -> list[Row]:
 
 @pytest.mark.parametrize("attention", ["document", "sequence"])
 def test_tensors_equal_a_loop_over_every_token(rows, attention):
-    batch = assemble(rows, attention)
+    batch = assemble(packed(rows), attention)
     for number, row in enumerate(rows):
         labels, positions = [-100] * LENGTH, [0] * LENGTH
         place = 0
@@ -53,33 +75,46 @@ def test_tensors_equal_a_loop_over_every_token(rows, attention):
 
 
 def test_the_largest_token_of_a_wide_vocabulary_survives():
-    row = Row(np.full(4, 2**32 - 1, dtype=np.uint32), np.array([4]))
-    assert assemble([row], "document")["labels"].tolist() == [[-100] + [2**32 - 1] * 3]
+    row = Row(np.full(4, 2**32 - 1, dtype=np.uint32), np.array([4], dtype=np.uint32))
+    labels = assemble(packed([row]), "document")["labels"]
+    assert labels.tolist() == [[-100] + [2**32 - 1] * 3]
 
 
-def test_documents_longer_than_their_row_are_refused():
-    with pytest.raises(DataError, match="documents of 5 tokens"):
-        assemble([Row(np.zeros(4, np.uint16), np.array([2, 3]))], "document")
+@pytest.mark.parametrize("length", [255, 256, 65_535, 65_536, 70_000])
+def test_positions_count_to_the_end_of_rows_of_any_length(length):
+    rows = PackedRows(np.ones((2, length), np.uint16), np.array([[length], [length - 1]]))
+    positions = assemble(rows, "document")["position_ids"]
+    assert torch.equal(positions[0], torch.arange(length))
+    assert positions[1].tolist() == [*range(length - 1), 0]
 
 
 @pytest.mark.parametrize("attention", ["document", "sequence"])
-def test_filler_trains_nothing(attention):
-    rows = filler(3, LENGTH, attention)
+def test_rows_of_padding_train_nothing(attention):
+    rows = assemble(gather([], 3, LENGTH, np.dtype(np.uint16)), attention)
     assert trained_tokens(rows["labels"]) == 0
     assert (rows["labels"] == -100).all()
     assert all(tensor.shape == (3, LENGTH) for tensor in rows.values())
 
 
-def test_micro_batches_hold_the_rows_in_order_and_are_filled_to_one_shape(rows):
-    parts = list(micro_batches(rows, 2, 4, LENGTH, "document"))
-    whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    expected = assemble(rows, "document")
+def test_gathered_rows_are_those_of_their_row_groups_at_their_places(rows):
+    first, second = packed(rows[:2]), packed(rows[2:])
+    parts = [
+        Part(second, np.array([3, 0, 1]), np.array([0, 2, 5])),
+        Part(first, np.array([0, 1]), np.array([3, 4])),
+    ]
+    found = assemble(gather(parts, 7, LENGTH, np.dtype(np.uint16)), "document")
+    expected = assemble(packed(rows), "document")
+    for name, tensor in found.items():
+        assert torch.equal(tensor[[0, 2, 5, 3, 4]], expected[name][[5, 2, 3, 0, 1]])
+    assert (found["labels"][[1, 6]] == -100).all()
+
+
+def test_micro_batches_are_the_rows_in_order(rows):
+    whole = assemble(packed(rows), "document")
+    parts = micro_batches(whole, 2)
+    assert [len(part["tokens"]) for part in parts] == [2, 2, 2]
     for name, tensor in whole.items():
-        assert torch.equal(tensor[: len(rows)], expected[name])
-    assert (whole["labels"][len(rows) :] == -100).all()
-    assert [len(part["tokens"]) for part in parts] == [4, 4]
-    only_filler = list(micro_batches([], 2, 3, LENGTH, "sequence"))
-    assert [trained_tokens(part["labels"]) for part in only_filler] == [0, 0]
+        assert torch.equal(torch.cat([part[name] for part in parts]), tensor)
 
 
 # -- real models -------------------------------------------------------------------------------
@@ -112,28 +147,28 @@ def _documents(row: Row) -> list[tuple[int, int]]:
 
 
 def test_packed_logits_equal_those_of_each_document_alone(model, rows):
-    batch = assemble(rows, "document")
-    packed = _logits(model, batch)
-    assert torch.isfinite(packed).all()
+    batch = assemble(packed(rows), "document")
+    logits = _logits(model, batch)
+    assert torch.isfinite(logits).all()
     for number, row in enumerate(rows):
         for start, stop in _documents(row) if len(row.lengths) else []:
             with torch.no_grad():
                 alone = model(input_ids=batch["tokens"][number : number + 1, start:stop]).logits
-            torch.testing.assert_close(packed[number, start:stop], alone[0], atol=1e-5, rtol=0)
+            torch.testing.assert_close(logits[number, start:stop], alone[0], atol=1e-5, rtol=0)
 
 
 def test_each_padding_token_is_a_document_of_its_own(model, rows):
-    batch = assemble(rows[:1], "document")
-    packed = _logits(model, batch)
+    batch = assemble(packed(rows[:1]), "document")
+    logits = _logits(model, batch)
     end = int(rows[0].lengths.sum())
     for place in range(end, LENGTH):
         with torch.no_grad():
             alone = model(input_ids=batch["tokens"][:, place : place + 1]).logits
-        torch.testing.assert_close(packed[0, place], alone[0, 0], atol=1e-5, rtol=0)
+        torch.testing.assert_close(logits[0, place], alone[0, 0], atol=1e-5, rtol=0)
 
 
 def test_sequence_attention_crosses_documents_and_equals_the_plain_run(model, rows):
-    batch = assemble(rows[:1], "sequence")
+    batch = assemble(packed(rows[:1]), "sequence")
     with torch.no_grad():
         plain = model(input_ids=batch["tokens"]).logits
     torch.testing.assert_close(_logits(model, batch), plain, atol=1e-5, rtol=0)
@@ -143,7 +178,7 @@ def test_sequence_attention_crosses_documents_and_equals_the_plain_run(model, ro
 
 
 def test_the_models_own_loss_is_the_mean_over_the_counted_tokens(model, rows):
-    batch = assemble(rows, "document")
+    batch = assemble(packed(rows), "document")
     logits = _logits(model, batch)
     total, count = torch.zeros(()), 0
     for row in range(len(rows)):

@@ -3,7 +3,7 @@
 import pytest
 
 from data_prep.errors import ConfigError
-from pretrain.share import held_groups, rank_share
+from pretrain.share import rank_share
 
 
 def test_every_world_size_up_to_the_batch_computes_every_row_once_in_equal_micro_batches():
@@ -40,10 +40,3 @@ def test_more_ranks_than_sequences_are_refused_with_the_way_out():
 def test_nothing_can_be_less_than_one(arguments):
     with pytest.raises(ConfigError, match="expected at least 1"):
         rank_share(*arguments)
-
-
-def test_a_rank_holds_its_part_of_a_block_and_a_margin():
-    assert held_groups(0, 512, 0, 512, 64) == 64
-    assert held_groups(0, 256, 0, 512, 64) == 34
-    assert held_groups(0, 256, 384, 512, 64) == 0
-    assert held_groups(0, 400, 384.5, 512, 10) == 3

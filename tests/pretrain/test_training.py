@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 from data_prep.shards.reader import ShardSet
 from pretrain.export import export
 from pretrain.export_config import ExportConfig
+from pretrain.ledger import PhaseEntry
 from pretrain.order import Order, SourceRows
 from tests import tiny
 from tests.pretrain.conftest import STEPS
@@ -45,7 +46,9 @@ def plain_loop(base: Path, sets: list[ShardSet], steps: int) -> tuple[list[float
         eps=1e-8,
     )
     named = zip(("a", "b"), sets, strict=True)
-    order = Order([SourceRows(name, of.row_groups) for name, of in named], [2, 1], 7, 5, 4)
+    rows = [SourceRows(name, of.row_groups) for name, of in named]
+    phases = [PhaseEntry(8, {"a": 1, "b": 1}), PhaseEntry(14, None, 7)]
+    order = Order(rows, [2, 1], 7, 5, 4, phases)
     losses = []
     for step in range(steps):
         pieces = documents_of_step(order, sets, step)

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import gigatoken
 import numpy as np
@@ -230,6 +231,21 @@ def test_packing_needs_a_tokenizer_first(
         PackStage(settings).units()
 
 
+def test_a_tokenizer_that_encodes_otherwise_than_it_did_packs_nothing(
+    tmp_path: Path, config: Callable[..., CorpusConfig]
+) -> None:
+    settings = config(tmp_path)
+    run_stage(Curated(settings, TEXTS))
+    run_stage(TokenizerStage(settings))
+    path = tmp_path / "tokenizer" / "model" / "unit.json"
+    record = json.loads(path.read_text())
+    record["counts"]["fingerprint"] = "0" * 64  # what other libraries would have given it
+    path.write_text(json.dumps(record))
+    report = run_stage(PackStage(settings))
+    assert set(report.failed) == set(TEXTS)
+    assert all("encodes otherwise" in reason for reason in report.failed.values())
+
+
 def test_a_begin_token_that_does_not_exist_is_refused(
     tmp_path: Path, config: Callable[..., CorpusConfig], tokenizer: Path
 ) -> None:
@@ -255,3 +271,52 @@ def test_boundaries_stand_before_and_after_every_text(begin: int | None) -> None
     encoded = with_boundaries(EncodedTexts(ids, np.array([0, 2, 2, 3])), begin, 9)
     before = [] if begin is None else [begin]
     assert [part.tolist() for part in encoded] == [[*before, *text, 9] for text in texts]
+
+
+PACKINGS = [
+    {"policy": "per_document", "epochs": 3, "sequence_length": 16},
+    {"policy": "concat", "shuffle_documents": 8, "min_tokens": 20, "seed": 5},
+    {"policy": "best_fit", "shuffle_documents": 8, "min_tokens": 20, "seed": 5},
+]
+
+
+@pytest.mark.parametrize("pack", PACKINGS, ids=lambda pack: pack["policy"])
+def test_settings_of_packing_reach_the_sets(
+    tmp_path: Path, config: Callable[..., CorpusConfig], tokenizer: Path, pack: dict[str, Any]
+) -> None:
+    run_all(config(tmp_path, **pack))
+    folder = tmp_path / "shards" / "words-train"
+    shards = ShardSet(folder)
+    encoder = load_encoder(tokenizer)
+    lengths = {
+        f"text:{unit}/train#{number}": len(encoder.encode([text])[0]) + 1
+        for unit in ("words/a", "words/b")
+        for number, text in enumerate(TEXTS[unit]["train"])
+    }
+    kept = {name: length for name, length in lengths.items() if length >= pack.get("min_tokens", 1)}
+    frame = shards.documents().to_pandas()
+    assert dict(zip(frame["id"], frame["tokens"], strict=True)) == kept
+    counts = shards.manifest.counts
+    assert counts["too_short"] == len(lengths) - len(kept)
+    assert counts["document_tokens"] == sum(kept.values())
+    assert (shards.manifest.policy, shards.manifest.epochs) == (
+        pack["policy"],
+        pack.get("epochs", 1),
+    )
+    assert set(frame["rows"].map(len)) == {3} if "epochs" in pack else counts["rows"] > 1
+    assert verify(folder) == []
+
+
+def test_another_seed_puts_other_documents_beside_each_other(
+    tmp_path: Path, config: Callable[..., CorpusConfig]
+) -> None:
+    orders = []
+    for seed in (0, 1):
+        pack = {"policy": "concat", "shuffle_documents": 40, "seed": seed}
+        run_all(config(tmp_path / str(seed), **pack))
+        frame = pd.read_parquet(tmp_path / str(seed) / "shards/words-train/a.parquet")
+        pieces = [piece["id"] for row in frame["documents"] for piece in row]
+        orders.append(list(dict.fromkeys(pieces)))
+    came = [f"text:words/a/train#{number}" for number in range(40)]
+    assert sorted(orders[0]) == sorted(orders[1]) == sorted(came)
+    assert came != orders[0] != orders[1] != came

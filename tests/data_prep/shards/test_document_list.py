@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -40,6 +41,16 @@ def test_the_merged_list_is_the_sorted_whole(tmp_path: Path, rows_at_once: int) 
     assert found["bytes"].tolist() == expected["bytes"].tolist()
     assert pq.read_schema(tmp_path / "merged").equals(DOCUMENTS)
     assert {path.name for path in tmp_path.iterdir()} == {"a", "b", "c", "merged"}
+
+
+def test_a_list_longer_than_a_batch_keeps_its_rows(tmp_path: Path) -> None:
+    """The rows of later batches are counted from where the batch begins in its list."""
+    number = (1 << 16) + 100
+    parts = [(listed(tmp_path / "a", [f"pmid:{k:06}" for k in range(number)]), 7)]
+    merge_documents(parts, tmp_path / "merged")
+    rows = pq.read_table(tmp_path / "merged")["rows"].combine_chunks()
+    expected = np.stack([np.arange(number), np.arange(number) + 1], axis=1) + 7
+    assert np.array_equal(rows.flatten().to_numpy().reshape(-1, 2), expected)
 
 
 @pytest.mark.parametrize("rows_at_once", [1, 1000])

@@ -1,7 +1,14 @@
 """A shard set reads back exactly, without copies, and no changed byte passes."""
 
 import json
+import os
 import pickle
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +21,7 @@ from data_prep.files import sha256_file, write_json
 from data_prep.shards.manifest import Manifest
 from data_prep.shards.reader import ShardSet
 from tests.data_prep.shards.encoded import encoded_documents, rebuilt
+from tests.tiny import ROOT
 
 MakeSet = Callable[..., Manifest]
 
@@ -158,7 +166,7 @@ def test_a_manifest_changed_by_hand_is_refused(tmp_path: Path, make_set: MakeSet
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format_version": 2}, "format_version is 2, this program reads 1"),
+        ({"format_version": 1}, "format_version is 1, this program reads 2"),
         ({"sequence_length": "many"}, "manifest.json: sequence_length: "),
         ({"extra": 1}, "manifest.json: extra: "),
     ],
@@ -205,3 +213,139 @@ def test_the_manifest_names_its_files_by_their_hashes(tmp_path: Path, make_set: 
         "tokenizer.json": sha256_file(folder / "tokenizer" / "tokenizer.json")
     }
     assert str(tmp_path) not in (folder / "manifest.json").read_text()
+
+
+def with_files(manifest: Manifest, folder: Path, number: int) -> Manifest:
+    """The set of one file in `folder` made into one of many: links to that file."""
+    (file,) = manifest.files
+    files = [file.model_copy(update={"name": f"{index:04}.parquet"}) for index in range(number)]
+    for each in files:
+        os.link(folder / file.name, folder / each.name)
+    manifest = Manifest.model_validate(manifest.model_dump() | {"files": files})
+    manifest.write(folder)
+    return manifest
+
+
+def test_a_set_may_have_more_files_than_a_process_may_open(
+    tmp_path: Path, make_set: MakeSet
+) -> None:
+    folder = tmp_path / "set"
+    with_files(make_set(folder, encoded_documents(8)), folder, 300)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
+    try:
+        shards = ShardSet(folder)
+        found = [shards.read(group).tokens.tolist() for group in range(len(shards.row_groups))]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    groups = len(found) // 300
+    assert found == found[:groups] * 300
+    assert shards.place(len(found) - 1) == (folder / "0299.parquet", groups - 1)
+    (folder / "0123.parquet").unlink()
+    with pytest.raises(DataError, match=r"0123\.parquet: cannot read"):
+        ShardSet(folder)
+    with pytest.raises(DataError, match=rf"0123\.parquet: row group {groups - 1}: cannot read"):
+        shards.read(124 * groups - 1)
+
+
+def test_row_groups_of_each_epoch_take_turns_in_a_file(tmp_path: Path, make_set: MakeSet) -> None:
+    folder = tmp_path / "set"
+    manifest = make_set(folder, encoded_documents(8), row_group=16)
+    (file,) = manifest.files
+    settings = {"policy": "per_document", "epochs": 3}
+    values = manifest.model_dump() | settings
+    Manifest.model_validate(values | {"files": [file.model_copy(update={"rows": 3 * 35})]}).write(
+        folder
+    )
+    assert ShardSet(folder).row_groups.tolist() == [16, 16, 16, 16, 16, 16, 3, 3, 3]
+
+
+REBUILDING = """
+import shutil, sys, time
+from pathlib import Path
+from data_prep.files import folder_atomically
+target, *origins = map(Path, sys.argv[1:])
+while True:
+    for origin in origins:
+        with folder_atomically(target) as partial:
+            shutil.copytree(origin, partial, dirs_exist_ok=True)
+        time.sleep(0.02)  # about as long as the set takes to be read
+"""
+
+
+def test_a_reader_during_rebuilds_sees_one_set_or_is_told(
+    tmp_path: Path, make_set: MakeSet
+) -> None:
+    """Sizes, files and manifest of two sets take turns, as fast as a process can write them."""
+    target, origins, whole = tmp_path / "set", [], []
+    for seed in (1, 2):
+        origins.append(tmp_path / f"origin-{seed}")
+        with_files(make_set(origins[-1], encoded_documents(60, seed=seed)), origins[-1], 8)
+        whole.append([tokens.tolist() for tokens in read_all(origins[-1])])
+    shutil.copytree(origins[0], target)
+    builder = subprocess.Popen([sys.executable, "-c", REBUILDING, target, *origins], cwd=ROOT)
+    read, refusals = 0, set()
+    deadline = time.monotonic() + 60
+    try:
+        while read < 10 or not refusals:
+            assert time.monotonic() < deadline
+            shards = ShardSet(target)
+            time.sleep(0.002 * (read % 5))
+            shards = pickle.loads(pickle.dumps(shards))  # as a worker gets it
+            try:
+                groups = range(len(shards.row_groups))
+                found = [shards.read(group).tokens.tolist() for group in groups]
+            except DataError as error:
+                refusals.add(str(error))
+            else:
+                assert found in whole
+                read += 1
+    finally:
+        builder.send_signal(signal.SIGKILL)
+        builder.wait()
+    assert refusals == {f"{target}: the set was replaced while it was read: start again"}
+
+
+def test_a_set_put_elsewhere_and_opened_by_another_process_is_the_same_or_refused(
+    tmp_path: Path, make_set: MakeSet
+) -> None:
+    for seed in (1, 2):
+        make_set(tmp_path / str(seed), encoded_documents(60, seed=seed))
+    pickled = pickle.dumps(ShardSet(tmp_path / "1"))
+    shutil.rmtree(tmp_path / "1")
+    (tmp_path / "2").rename(tmp_path / "1")
+    with pytest.raises(DataError, match=r"/1: the set was replaced while it was read: start again"):
+        pickle.loads(pickled).read(0)
+
+
+def test_a_missing_file_is_an_error_at_once_or_only_of_its_row_groups(
+    tmp_path: Path, make_set: MakeSet
+) -> None:
+    with_files(make_set(tmp_path / "set", encoded_documents(60)), tmp_path / "set", 3)
+    whole = ShardSet(tmp_path / "set")
+    missing = whole.manifest.files[1].name
+    (tmp_path / "set" / missing).unlink()
+    with pytest.raises(DataError, match=missing):
+        ShardSet(tmp_path / "set")
+    shards = ShardSet(tmp_path / "set", whole=False)
+    for group in range(len(shards.row_groups)):
+        path, number = shards.place(group)
+        if str(path).endswith(missing):
+            with pytest.raises(DataError, match=rf"{missing}: row group {number}: cannot read"):
+                shards.read(group)
+        else:
+            assert len(shards.read(group).tokens) == whole.row_groups[group]
+
+
+def test_reading_imports_nothing_that_takes_time(tmp_path: Path, make_set: MakeSet) -> None:
+    make_set(tmp_path / "set", encoded_documents(30))
+    script = (
+        "import sys; from data_prep.shards.reader import ShardSet\n"
+        f"shards = ShardSet({str(tmp_path / 'set')!r}); shards.read(0)\n"
+        "slow = ('pandas', 'pyarrow.compute', 'fsspec', 'httpx2', 'aiohttp')\n"
+        "print([name for name in slow if name in sys.modules])"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert ended.stdout.strip() == "[]"

@@ -1,48 +1,116 @@
-"""verify() finds every kind of damage and says where."""
+"""verify() finds every kind of damage to files, lists and counts, and says where."""
 
-import json
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from data_prep.files import sha256_file
-from data_prep.shards.manifest import Manifest, ShardFile
+from data_prep.shards import verify as verify_module
+from data_prep.shards.document_sums import add_pieces, empty_sums, hash_ids
+from data_prep.shards.file_checks import format_of
+from data_prep.shards.manifest import DOCUMENTS_FILE, Manifest
 from data_prep.shards.parquet_file import Footer
 from data_prep.shards.parquet_writer import ParquetFileWriter
 from data_prep.shards.verify import verify
+from data_prep.shards.writer import EncodedDocument
 from tests.data_prep.shards.encoded import encoded_documents
+from tests.data_prep.shards.rewritten import (
+    BEGIN,
+    END,
+    Rows,
+    documents,
+    only_problem,
+    rewrite,
+)
 
 MakeSet = Callable[..., Manifest]
 
 
+@pytest.fixture
+def made(tmp_path: Path, make_set: MakeSet) -> Path:
+    """A good set, packed by best fit, of which one thing is then changed."""
+    make_set(tmp_path / "set", documents())
+    return tmp_path / "set"
+
+
+# --- what is good
+
+
+@pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("policy", ["best_fit", "concat"])
-@pytest.mark.parametrize("masked", [False, True])
 def test_a_good_set_has_no_problems(
-    tmp_path: Path, make_set: MakeSet, policy: str, masked: bool
+    tmp_path: Path, make_set: MakeSet, policy: str, workers: int
 ) -> None:
-    documents = encoded_documents(90, masked=masked)
-    make_set(tmp_path / "set", documents, policy=policy, has_loss_mask=masked)
+    make_set(tmp_path / "set", documents(90), policy=policy)
+    assert verify(tmp_path / "set", workers) == []
+
+
+@pytest.mark.parametrize("policy", ["best_fit", "concat"])
+def test_begin_tokens_where_the_manifest_says_so_are_no_problem(
+    tmp_path: Path, make_set: MakeSet, policy: str
+) -> None:
+    make_set(
+        tmp_path / "set", documents(90, begin=True), policy=policy, begin_token=True, begin_id=BEGIN
+    )
     assert verify(tmp_path / "set") == []
+
+
+def test_conversations_may_hold_special_tokens_anywhere(tmp_path: Path, make_set: MakeSet) -> None:
+    conversations = encoded_documents(90, masked=True, vocabulary=300)
+    make_set(tmp_path / "set", conversations, has_loss_mask=True)
+    assert verify(tmp_path / "set") == []
+
+
+def test_a_rest_of_nothing_but_the_end_token_is_no_problem(
+    tmp_path: Path, make_set: MakeSet
+) -> None:
+    # 33 tokens in rows of 32; the begin token is the end token, as GPT-2's.
+    tokens = np.append(np.arange(32), END)
+    make_set(tmp_path / "set", [EncodedDocument("pmid:1", tokens, "words", 1)])
+    assert verify(tmp_path / "set") == []
+
+
+# --- files
 
 
 @pytest.mark.parametrize(
     "name", ["shard.parquet", "documents.parquet", "inputs.parquet", "tokenizer/tokenizer.json"]
 )
 @pytest.mark.parametrize("damage", ["changed", "gone"])
-def test_a_damaged_file_is_named(tmp_path: Path, make_set: MakeSet, name: str, damage: str) -> None:
-    make_set(tmp_path / "set", encoded_documents(30))
-    path = tmp_path / "set" / name
+def test_a_damaged_file_is_named(made: Path, name: str, damage: str) -> None:
+    path = made / name
     content = bytearray(path.read_bytes())
     content[len(content) // 3] ^= 1
     path.unlink() if damage == "gone" else path.write_bytes(content)
-    problems = verify(tmp_path / "set")
-    assert len(problems) == 1
-    assert problems[0].startswith(f"{path}: ")
+    assert only_problem(made).startswith(f"/{name}: ")
+
+
+def test_another_footer_hash_is_found(made: Path) -> None:
+    manifest = Manifest.read(made)
+    file = manifest.files[0].model_copy(update={"footer_sha256": "0" * 64})
+    values = manifest.model_dump(mode="json") | {"files": [file]}
+    Manifest.model_validate(values).write(made)
+    assert "/shard.parquet: its footer's hash is" in only_problem(made)
+
+
+def test_a_remote_set_is_refused_in_one_line() -> None:
+    assert "data_prep fetch" in "".join(verify("s3://bucket/set"))
+
+
+def test_every_damaged_file_has_a_line(made: Path) -> None:
+    (made / "inputs.parquet").unlink()
+    (made / DOCUMENTS_FILE).unlink()
+    assert len(verify(made)) == 2
 
 
 def test_a_set_that_is_no_set_is_a_problem(tmp_path: Path) -> None:
@@ -52,82 +120,182 @@ def test_a_set_that_is_no_set_is_a_problem(tmp_path: Path) -> None:
 def test_another_tokenizer_than_the_one_that_encoded_is_found(
     tmp_path: Path, make_set: MakeSet
 ) -> None:
-    make_set(tmp_path / "set", encoded_documents(30), tokenizer_fingerprint="0" * 64)
-    assert ["fingerprint" in problem for problem in verify(tmp_path / "set")] == [True]
+    make_set(tmp_path / "set", documents(), tokenizer_fingerprint="0" * 64)
+    assert "fingerprint" in only_problem(tmp_path / "set")
 
 
-def rewrite(folder: Path, change: Callable[[pa.Table], pa.Table], **counts: int) -> None:
-    """Build the set's shard again with changed rows and hashes that agree with them."""
-    manifest = Manifest.read(folder)
-    path = folder / manifest.files[0].name
-    table = change(pq.read_table(path).cast(manifest.arrow_schema()))
+def test_a_row_group_whose_own_checksum_does_not_hold_is_found(made: Path) -> None:
+    manifest = Manifest.read(made)
+    groups = -(-manifest.counts["rows"] // manifest.row_group)
+    # Changing metadata that the writer adds itself: the same file with other checksums in its footer.
+    path = made / "shard.parquet"
+    table = pq.read_table(path)
     writer = ParquetFileWriter(
-        path, manifest.arrow_schema(), manifest.encodings(), manifest.file_metadata()
+        path, manifest.arrow_schema(), manifest.encodings(), format_of(manifest).file_metadata()
     )
     for begin in range(0, table.num_rows, manifest.row_group):
-        writer.write(table.slice(begin, manifest.row_group).combine_chunks())
+        part = table.slice(begin, manifest.row_group).cast(manifest.arrow_schema())
+        writer.write(part.combine_chunks())
+    writer._checksums[groups - 1] ^= 1
     writer.close()
     footer = Footer(path)
-    file = ShardFile(
-        name=path.name,
-        bytes=footer.file_bytes,
-        sha256=sha256_file(path),
-        footer_sha256=footer.hash,
-        rows=table.num_rows,
+    file = manifest.files[0].model_copy(
+        update={
+            "bytes": footer.file_bytes,
+            "sha256": sha256_file(path),
+            "footer_sha256": footer.hash,
+        }
     )
-    manifest = manifest.model_copy(
-        update={"files": [file], "counts": manifest.counts | counts}, deep=True
+    values = manifest.model_dump(mode="json") | {"files": [file]}
+    Manifest.model_validate(values).write(made)
+    assert f"/shard.parquet: row group {groups - 1}: checksum is" in only_problem(made)
+
+
+def test_every_row_group_that_is_not_readable_has_a_line(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a file changes after its hash was taken, the row groups say so one by one."""
+    taken = verify_module.shard_problem
+
+    def change_after(path: Path, *others: Any) -> str | None:
+        problem = taken(path, *others)
+        content = bytearray(path.read_bytes())
+        content[10] ^= 1
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+        return problem
+
+    monkeypatch.setattr(verify_module, "shard_problem", change_after)
+    problems = verify(made)
+    assert len(problems) == 2
+    assert all("checksum is" in problem for problem in problems)
+
+
+def test_metadata_of_another_format_is_found(made: Path) -> None:
+    rewrite(made, metadata={"sequence_length": "64"})
+    assert "sequence_length in its metadata is 64, the manifest says 32" in only_problem(made)
+
+
+def test_row_groups_of_other_sizes_are_found(made: Path) -> None:
+    rows = Manifest.read(made).counts["rows"]
+    rewrite(made, group_sizes=[8, 7, rows - 15])
+    assert "row group" in only_problem(made)
+
+
+def test_a_manifest_with_other_row_numbers_than_its_file_is_found(made: Path) -> None:
+    manifest = Manifest.read(made)
+    file = manifest.files[0].model_copy(update={"rows": manifest.files[0].rows + 1})
+    values = manifest.model_dump(mode="json") | {"files": [file]}
+    Manifest.model_validate(values).write(made)
+    assert only_problem(made).startswith("/shard.parquet: ")
+
+
+@pytest.mark.parametrize("policy", ["best_fit", "per_document"])
+def test_a_list_of_other_columns_is_found(tmp_path: Path, make_set: MakeSet, policy: str) -> None:
+    make_set(tmp_path / "set", documents(), policy=policy)
+    path = tmp_path / "set" / DOCUMENTS_FILE
+    pq.write_table(pq.read_table(path).drop_columns(["rows"]), path)
+    manifest = Manifest.read(tmp_path / "set")
+    values = manifest.model_dump(mode="json") | {"documents_sha256": sha256_file(path)}
+    Manifest.model_validate(values).write(tmp_path / "set")
+    assert "documents.parquet: its columns are not" in only_problem(tmp_path / "set")
+
+
+# --- the list and the counts
+
+
+def swap(lines: Rows, place: int) -> None:
+    lines[place], lines[place + 1] = lines[place + 1], lines[place]
+
+
+@pytest.mark.parametrize("place", [0, 3, 6])  # the list is in row groups of 7: the last is a seam
+def test_a_list_that_is_not_sorted_is_found(made: Path, place: int) -> None:
+    rewrite(made, relist=lambda lines: swap(lines, place))
+    assert "not sorted by id" in only_problem(made)
+
+
+def test_an_id_that_is_listed_twice_is_found(made: Path) -> None:
+    rewrite(made, relist=lambda lines: lines.insert(1, lines[0]))
+    assert "is listed twice" in only_problem(made)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "documents",
+        "rows",
+        "tokens",
+        "padding",
+        "cuts",
+        "trained_tokens",
+        "bytes",
+        "document_tokens",
+        "cut_documents",
+    ],
+)
+def test_counts_that_do_not_hold_are_found(made: Path, name: str) -> None:
+    counts = Manifest.read(made).counts
+    rewrite(made, counts=counts | {name: counts[name] + 1})
+    found = f": {counts[name]} {name}, the manifest says {counts[name] + 1}"
+    assert found in only_problem(made)
+
+
+def test_of_many_problems_the_first_are_shown(made: Path) -> None:
+    def spoil(rows: Rows) -> None:
+        for row in rows:
+            row["documents"][0]["offset"] += 1
+
+    rewrite(made, spoil)
+    assert 1 <= len(verify(made)) <= 21
+
+
+# --- the arithmetic, and a command that is stopped
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("ab"), st.integers(0, 4), st.integers(1, 4)),
+        min_size=1,
+        max_size=6,
     )
-    fields = json.loads(manifest.model_dump_json())
-    Manifest.model_validate(fields).write(folder)
+)
+def test_sums_agree_exactly_where_every_token_is_there_once(
+    pieces: list[tuple[str, int, int]],
+) -> None:
+    ends = {
+        name: max((offset + length for one, offset, length in pieces if one == name), default=0)
+        for name in "ab"
+    }
+    covered = {
+        name: sorted(
+            place
+            for one, offset, length in pieces
+            if one == name
+            for place in range(offset, offset + length)
+        )
+        for name in "ab"
+    }
+    whole = all(covered[name] == list(range(ends[name])) for name in "ab")
+    sums, listed = empty_sums(), empty_sums()
+    ids, offsets, lengths = zip(*pieces, strict=True)
+    begins = np.array(offsets)
+    add_pieces(sums, hash_ids(ids), begins, begins + np.array(lengths))
+    names = list("ab")
+    add_pieces(listed, hash_ids(names), np.zeros(2, int), np.array([ends[name] for name in names]))
+    assert np.array_equal(sums, listed) == whole
 
 
-def with_lengths(table: pa.Table, place: int, step: int) -> pa.Table:
-    pieces = table["documents"].combine_chunks()
-    structs = pieces.flatten()
-    lengths = structs.field("length").to_numpy().astype(np.int64)
-    lengths[place] += step
-    changed = pa.StructArray.from_arrays(
-        [structs.field("id"), structs.field("offset"), pa.array(lengths, pa.uint32())],
-        fields=list(structs.type),
-    )
-    lists = pa.ListArray.from_arrays(pieces.offsets, changed, type=pieces.type)
-    return table.set_column(1, table.schema.field("documents"), lists)
-
-
-def test_a_lost_token_is_found(tmp_path: Path, make_set: MakeSet) -> None:
-    manifest = make_set(tmp_path / "set", encoded_documents(30))
-    counts = manifest.counts
-    changed = {"tokens": counts["tokens"] - 1, "padding": counts["padding"] + 1}
-    rewrite(tmp_path / "set", lambda table: with_lengths(table, 5, -1), **changed)
-    problems = verify(tmp_path / "set")
-    assert any("padding is not filled" in p or "not all there" in p for p in problems)
-    assert any("lost or doubled" in p or "not all there" in p for p in problems)
-
-
-def test_counts_that_do_not_hold_are_found(tmp_path: Path, make_set: MakeSet) -> None:
-    manifest = make_set(tmp_path / "set", encoded_documents(30))
-    tokens = manifest.counts["tokens"]
-    rewrite(tmp_path / "set", lambda table: table, tokens=tokens + 1)
-    found = f"{tokens} tokens, the manifest says {tokens + 1}"
-    assert [found in problem for problem in verify(tmp_path / "set")] == [True]
-
-
-def test_rows_in_another_order_than_listed_are_found(tmp_path: Path, make_set: MakeSet) -> None:
-    make_set(tmp_path / "set", encoded_documents(30))
-    rewrite(tmp_path / "set", lambda table: table.take(np.arange(table.num_rows)[::-1].copy()))
-    assert ["lists other rows" in problem for problem in verify(tmp_path / "set")] == [True]
-
-
-def test_an_id_outside_the_vocabulary_is_found(tmp_path: Path, make_set: MakeSet) -> None:
-    def raise_first(table: pa.Table) -> pa.Table:
-        tokens = table["tokens"].combine_chunks()
-        values = pc.list_flatten(tokens).to_numpy().copy()
-        values[0] = 300
-        lists = pa.ListArray.from_arrays(tokens.offsets, pa.array(values), type=tokens.type)
-        return table.set_column(0, table.schema.field("tokens"), lists)
-
-    make_set(tmp_path / "set", encoded_documents(30))
-    rewrite(tmp_path / "set", raise_first)
-    problems = verify(tmp_path / "set")
-    assert ["token id 300 in a vocabulary of 300" in problem for problem in problems] == [True]
+def test_ctrl_c_ends_the_command_and_its_processes(tmp_path: Path, make_set: MakeSet) -> None:
+    make_set(tmp_path / "set", documents(2000))
+    command = [sys.executable, "-m", "data_prep", "verify", *[str(tmp_path / "set")] * 50]
+    with subprocess.Popen(
+        [*command, "--workers", "2"], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline()  # the first set is done, others are at work
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)  # that no process stays, the module's own fixture checks
+        _, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in told

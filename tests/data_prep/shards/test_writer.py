@@ -79,6 +79,19 @@ def test_the_list_says_where_every_document_is(tmp_path: Path, form: Form) -> No
         assert (row["licence"], row["source"]) == ("cc0", "words")
 
 
+def test_a_list_too_long_to_be_sorted_at_once_is_the_same(
+    tmp_path: Path, form: Form, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    documents = encoded_documents(90)
+    _, whole, _ = write(tmp_path / "whole", documents, form())
+    monkeypatch.setattr("data_prep.shards.listed.SORTED_AT_ONCE", 20)
+    _, parts, _ = write(tmp_path / "parts", documents, form())
+    pd.testing.assert_frame_equal(pd.read_parquet(whole), pd.read_parquet(parts))
+    assert {path.name for path in parts.parent.iterdir()} == {
+        path.name for path in whole.parent.iterdir()
+    }
+
+
 @pytest.mark.parametrize("policy", ["best_fit", "concat"])
 def test_writing_twice_gives_the_same_bytes(tmp_path: Path, form: Form, policy: str) -> None:
     for name in ("first", "second"):
@@ -92,7 +105,7 @@ def test_the_file_alone_says_what_it_is(tmp_path: Path, form: Form, fingerprint:
     shard, _, counts = write(tmp_path, encoded_documents(90), form())
     metadata = pq.read_metadata(shard)
     text = {key.decode(): value.decode() for key, value in metadata.metadata.items()}
-    assert text["format_version"] == "1"
+    assert text["format_version"] == "2"
     assert text["sequence_length"] == "32"
     assert text["tokenizer_fingerprint"] == fingerprint
     assert (text["vocabulary_size"], text["policy"]) == ("300", "best_fit")

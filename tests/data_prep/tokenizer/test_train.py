@@ -4,18 +4,17 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from data_prep.config import CorpusConfig, TrainTokenizer
-from data_prep.config_file import validate
-from data_prep.documents import DocumentWriter, empty_metadata, read_documents
+from data_prep.config import TrainTokenizer
+from data_prep.documents import read_documents
 from data_prep.errors import ConfigError
 from data_prep.run.executor import run_stage
 from data_prep.tokenizer.encode import load_encoder
 from data_prep.tokenizer.train import TokenizerStage, train_tokenizer
-from data_prep.units import Stage, Unit, finished
+from data_prep.units import finished
+from tests.data_prep.tokenizer.stages import Curated, as_transformers_reads, config
 
 TEXTS = [
     "hemoglobin A1c",
@@ -24,58 +23,6 @@ TEXTS = [
     "\x00",
     "café e\u0301",
 ]
-
-# Loads with transformers in a process of its own, which may import what data_prep must not.
-LOAD = """
-import json, sys
-from transformers import AutoTokenizer
-tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
-texts = json.loads(sys.argv[2])
-print(json.dumps({
-    "ids": [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts],
-    "begin": tokenizer.bos_token_id, "end": tokenizer.eos_token_id, "length": len(tokenizer),
-}))
-"""
-
-
-def as_transformers_reads(folder: Path, texts: list[str]) -> dict[str, Any]:
-    run = subprocess.run(
-        [sys.executable, "-c", LOAD, str(folder), json.dumps(texts)],
-        env={"HF_HUB_OFFLINE": "1", "PATH": "", "HOME": str(folder)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return json.loads(run.stdout.splitlines()[-1])
-
-
-class Curated(Stage):
-    """Writes given texts as curated units."""
-
-    name, version = "curate", 1
-
-    def __init__(self, output: Path, texts: dict[str, list[str]]):
-        self.directory = output / "curate"
-        self.settings = {}
-        self.texts = texts
-
-    def units(self) -> list[Unit]:
-        return [Unit(name, {"texts": str(texts)}, 1) for name, texts in sorted(self.texts.items())]
-
-    def run_unit(self, unit: Unit, folder: Path) -> dict[str, Any]:
-        texts = self.texts[unit.name]
-        with DocumentWriter(folder / "train.jsonl.zst") as train:
-            for number, text in enumerate(texts):
-                record = {"id": f"{unit.name}#{number}", "text": text, "source": "words"}
-                train.write(record | {"metadata": empty_metadata()})
-        characters = sum(map(len, texts))
-        return {"splits": {"train": {"documents": len(texts), "characters": characters}}}
-
-
-def config(output: Path, tokenizer: dict[str, Any]) -> CorpusConfig:
-    sources = {"words": {"format": "text", "path": "somewhere"}}
-    values = {"output": str(output), "sources": sources, "tokenizer": tokenizer}
-    return validate(CorpusConfig, values, "test")
 
 
 def test_the_vocabulary_has_the_size_asked_for_and_the_end_token_last(
