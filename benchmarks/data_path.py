@@ -4,7 +4,7 @@ python -m benchmarks.data_path --documents DOCUMENTS.jsonl.zst --tokenizer FOLDE
     [--megabytes 45.5] [--rows 205000] [--work FOLDER]
 
 --peers holds one environment a peer (benchmarks/peers/environments.sh makes them); a peer whose
-environment is missing is named and left out. Whole processes, started in turn, medians of RUNS.
+environment is missing is named and left out. Whole processes, started in turn, medians of --runs.
 """
 
 import argparse
@@ -27,7 +27,6 @@ from data_prep.documents import read_documents
 from data_prep.shards.reader import ShardSet
 
 ROOT = Path(__file__).resolve().parents[1]
-RUNS = 3
 FILES = 4  # of equal size, for two workers
 # What a peer's script is called, its environment, and what it does.
 WRITERS = {
@@ -62,6 +61,7 @@ def main() -> None:
     parser.add_argument("--megabytes", type=float, default=45.5)
     parser.add_argument("--rows", type=int, default=205_000)
     parser.add_argument("--only", choices=("write", "read"))
+    parser.add_argument("--runs", type=int, default=3)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
@@ -134,12 +134,12 @@ def _writing(home: Path, texts: list[Path], config: Path, options: argparse.Name
             print(f"{name}: no environment for it, not measured", file=sys.stderr)
     times: dict[str, list[float]] = {name: [] for name in ways}
     sizes, memory = {}, {}
-    for turn in range(RUNS + 1):
+    for turn in range(options.runs + 1):
         for name, (command_of, written) in ways.items():
-            seconds, peak = _run(command_of())
+            seconds, peak = _run(command_of(), watched=not turn)
             sizes[name] = sum(path.stat().st_size for path in written.rglob("*") if path.is_file())
             memory[name] = max(peak, memory.get(name, 0))
-            if turn:  # the first round warms the caches
+            if turn:  # the first round warms the caches, and is slowed by looking at memory
                 times[name].append(seconds)
     megabytes = sum(path.stat().st_size for path in texts) / 1e6
     print(f"\n## Documents to shards ({megabytes:.1f} MB of JSON lines, 2 processes)\n")
@@ -164,7 +164,11 @@ def _reading(home: Path, config: Path, options: argparse.Namespace) -> None:
     _repeat(ShardSet(shards), options.rows, rows)
     found: dict[str, list[dict]] = {}
     ours = home / "large"
-    ways = {"ours": [sys.executable, "-m", "benchmarks.reading", "read", str(ours)]}
+    reading = [sys.executable, "-m", "benchmarks.reading"]
+    ways = {
+        "ours: rows": [*reading, "read", str(ours)],
+        "ours: tokens, labels and position ids as tensors": [*reading, "batches", str(ours)],
+    }
     subprocess.run(
         [
             sys.executable,
@@ -178,7 +182,7 @@ def _reading(home: Path, config: Path, options: argparse.Namespace) -> None:
         cwd=ROOT,
         check=True,
     )
-    sizes = {"ours": ours}
+    sizes = dict.fromkeys(ways, ours)
     for peer, name in READERS.items():
         command = _peer(options.peers, peer)
         if command:
@@ -186,7 +190,7 @@ def _reading(home: Path, config: Path, options: argparse.Namespace) -> None:
                 [*command, "store", str(rows), str(home / peer)], check=True, capture_output=True
             )
             ways[name], sizes[name] = [*command, "read", str(home / peer)], home / peer
-    for _ in range(RUNS):
+    for _ in range(options.runs):
         for name, command in ways.items():
             ended = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
             found.setdefault(name, []).append(json.loads(ended.stdout.splitlines()[-1]))
@@ -225,17 +229,20 @@ def _peer(peers: Path, peer: str) -> list[str] | None:
     return [str(python), str(script)] if python.exists() and script.exists() else None
 
 
-def _run(command: list[str]) -> tuple[float, float]:
-    """Wall seconds of a command, and the most memory that it and its children held together, in MB."""
-    began = time.perf_counter()
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    peak = 0.0
-    while process.poll() is None:
-        peak = max(peak, _resident(process.pid))
-        time.sleep(0.05)
-    seconds = time.perf_counter() - began
-    if process.returncode:
-        raise SystemExit(f"{' '.join(command)}: {process.communicate()[1].decode()[-2000:]}")
+def _run(command: list[str], watched: bool) -> tuple[float, float]:
+    """Wall seconds of a command; if watched, the most memory it and its children held together, in MB."""
+    with tempfile.TemporaryFile() as errors:
+        began = time.perf_counter()
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=errors)
+        peak = 0.0
+        while watched and process.poll() is None:
+            peak = max(peak, _resident(process.pid))
+            time.sleep(0.05)
+        process.wait()
+        seconds = time.perf_counter() - began
+        if process.returncode:
+            errors.seek(0)
+            raise SystemExit(f"{' '.join(command)}: {errors.read().decode()[-2000:]}")
     return seconds, peak
 
 

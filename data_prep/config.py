@@ -126,7 +126,7 @@ class Tokenizer(Section):
 
 
 class Pack(Section):
-    """How documents fill sequences; see docs/formats.md."""
+    """How documents fill sequences; see docs/shards.md."""
 
     policy: Literal["best_fit", "concat", "per_document"] = "best_fit"
     epochs: int = Field(1, ge=1)  # per_document: windows taken of each document, one an epoch

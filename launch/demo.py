@@ -33,6 +33,7 @@ from data_prep.sources.recognise import sort_by_format
 ROOT = Path(__file__).resolve().parents[1]
 console = Console(highlight=False, soft_wrap=True)
 HOME = Path("runs/demo")
+CORPUS = "configs/corpus/demo.yaml"
 SOURCES = ("pubmed", "pmc")  # that the demo's configs name
 KILL_AFTER_STEPS = 7  # beyond the checkpoint, to be computed again after the resume
 ENVIRONMENT = os.environ | {
@@ -55,18 +56,22 @@ def main(source: Path | None) -> None:
     with heading("Raw text"):
         lay_out_raw_text(source, given)
     with heading("XML to shards: download, extract, curate, tokenizer, pack"):
-        data_prep("all", corpus_overrides())
+        data_prep("all", CORPUS, *corpus_overrides())
+    with heading("The shard sets: checked, measured, to Megatron's format and back"):
+        look_at_shards()
     data = data_overrides()
     with heading("Pretraining under ZeRO-3 on two ranks, to be killed half-way"):
         kill_half_way("pretrain", data)
     with heading("The same command again: it goes on from the last checkpoint"):
         train("pretrain", data)
         compare_losses()
+    with heading("From a step to its documents, and from a document to its steps"):
+        trace()
     with heading("Export: before and after"):
         python("export", "--run", HOME / "pretrain", "--step", 0, "--output", HOME / "untrained")
         python("export", "--run", HOME / "pretrain", "--output", HOME / "model")
     with heading("Instruction tuning of that model"):
-        data_prep("instruct", [*corpus_overrides(), "--instruct.tokenizer", HOME / "model"])
+        data_prep("instruct", CORPUS, *corpus_overrides(), "--instruct.tokenizer", HOME / "model")
         train("instruct", [])
         python("export", "--run", HOME / "instruct", "--output", HOME / "instruct-model")
     with heading("Evaluation on held-out documents"):
@@ -137,9 +142,39 @@ def data_overrides() -> list[str]:
     train, validation = shard_sets("train"), shard_sets("validation")
     if len(train) < len(SOURCES):
         overrides += ["--data.train", json.dumps({name: {"path": train[name]} for name in train})]
+        overrides += ["--phases", "[]"]  # which name both
     if len(validation) < len(SOURCES):
         overrides += ["--data.validation", json.dumps(validation)]
     return overrides
+
+
+def look_at_shards() -> None:
+    """What the tools say of the sets; a conversion there and back must lose nothing."""
+    sets = list(shard_sets("train").values())
+    data_prep("verify", *sets)
+    data_prep("stats", *sets)
+    data_prep("inspect", sets[0], 1)
+    data_prep("fertility", HOME / "corpus")
+    there, back = HOME / "megatron", HOME / "from-megatron"
+    name = Path(sets[0]).name
+    data_prep("convert", sets[0], there, "--to", "megatron")
+    tokenizer = HOME / "corpus/tokenizer/model"
+    data_prep("convert", there / name, back, "--from", "megatron", "--tokenizer", tokenizer)
+    before, after = (
+        read_json(Path(folder) / "manifest.json")["counts"] for folder in (sets[0], back)
+    )
+    if any(before[count] != after[count] for count in ("documents", "tokens")):
+        raise DataError(f"{back}: {after}, but {sets[0]} has {before}")
+
+
+def trace() -> None:
+    """The documents of the last step, and the steps of one of them."""
+    run = HOME / "pretrain"
+    python("trace", "--run", run, "--step", last_step("pretrain"))
+    words = [sys.executable, "launch/trace.py", "--run", run, "--step", 1, "--json", "true"]
+    ended = subprocess.run(list(map(str, words)), env=ENVIRONMENT, capture_output=True, check=True)
+    first = json.loads(ended.stdout.splitlines()[0])["documents"][0]["id"]
+    python("trace", "--run", run, "--document", first)
 
 
 def evaluate() -> None:
@@ -164,9 +199,8 @@ def show(words: Sequence[str]) -> None:
     console.print(f"$ {command}", style="dim", markup=False)
 
 
-def data_prep(stage: str, overrides: Sequence[object]) -> None:
-    words = [sys.executable, "-m", "data_prep", stage, "configs/corpus/demo.yaml"]
-    words += [str(override) for override in overrides]
+def data_prep(*arguments: object) -> None:
+    words = [sys.executable, "-m", "data_prep", *map(str, arguments)]
     show(words)
     code = subprocess.run(words, env=ENVIRONMENT, check=False).returncode
     if code:

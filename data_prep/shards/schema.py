@@ -1,4 +1,4 @@
-"""What a shard's Parquet files look like; docs/formats.md is the description for readers.
+"""What a shard's Parquet files look like; docs/shards.md is the description for readers.
 
 A row is one packed sequence: `tokens`, `documents` (the pieces in it, in order) and, only where some
 tokens are not trained on, `loss_mask`. Nothing is nullable. What a reader must know to use the tokens
