@@ -8,6 +8,7 @@ environment is missing is named and left out. Whole processes, started in turn, 
 """
 
 import argparse
+import hashlib
 import json
 import shutil
 import statistics
@@ -141,6 +142,12 @@ def _writing(home: Path, texts: list[Path], config: Path, options: argparse.Name
             memory[name] = max(peak, memory.get(name, 0))
             if turn:  # the first round warms the caches, and is slowed by looking at memory
                 times[name].append(seconds)
+    for peer in ("megatron_fast", "megatron"):
+        if (output / peer).exists():
+            same = _stream(config.parent / "corpus/shards/texts-train") == _digest(
+                (output / peer / "texts.bin").read_bytes()
+            )
+            print(f"concat's tokens are those of {peer}: {same}")
     megabytes = sum(path.stat().st_size for path in texts) / 1e6
     print(f"\n## Documents to shards ({megabytes:.1f} MB of JSON lines, 2 processes)\n")
     print(
@@ -155,6 +162,22 @@ def _writing(home: Path, texts: list[Path], config: Path, options: argparse.Name
             f"| {name} | {median:.2f} ({min(own):.2f} to {max(own):.2f}) | {megabytes / median:.0f} | "
             f"{ratio:.2f} | {sizes[name] / 1e6:.1f} | {memory[name]:.0f} |"
         )
+
+
+def _stream(folder: Path) -> str:
+    """Digest of all tokens of a set in the order of its rows, without padding."""
+    shards = ShardSet(folder)
+    state = hashlib.sha256()
+    for number in range(len(shards.row_groups)):
+        group = shards.read(number)
+        filled = np.add.reduceat(group.lengths.astype(np.int64), group.starts[:-1])
+        places = np.arange(group.tokens.shape[1]) < filled[:, None]
+        state.update(group.tokens[places].tobytes())
+    return state.hexdigest()
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _reading(home: Path, config: Path, options: argparse.Namespace) -> None:

@@ -7,19 +7,22 @@ python -m data_prep STAGE CONFIG [--section.key value ...] [--since OUTPUT] [--a
 python -m data_prep status CONFIG | OUTPUT        how far each stage is
 python -m data_prep sources check CONFIG          what moved at the places that sources come from
 python -m data_prep card OUTPUT                   writes what the corpus holds to CARD.md; pack and all do too
-python -m data_prep fetch SHARD_SET FOLDER        copies a set (s3://, gs://, https://, a folder) to local disk
-python -m data_prep fertility OUTPUT [TOKENIZER ...]  tokens a word, by source, language and tokenizer
+python -m data_prep fertility OUTPUT [TOKENIZER ...]      tokens a word, by source, language and tokenizer
+
+Shard sets: inputs first, then OUT, a folder that does not exist (fetch: or that it began), then options.
+python -m data_prep verify SHARD_SET ... [--workers N]                 every checksum, row and document
 python -m data_prep inspect SHARD_SET [ROWS] [--row FIRST] [--document ID]   rows as text, with their documents
-python -m data_prep stats SHARD_SET ... [--json true]         documents, tokens, fill, lengths, licences, bytes on disk
-python -m data_prep merge OUT SHARD_SET SHARD_SET ... [--source NAME]        one set of several, by links
-python -m data_prep split SHARD_SET FOLDER --parts train=98,validation=2      by article, packed anew
-python -m data_prep convert SHARD_SET FOLDER --to megatron|mds
-python -m data_prep convert INPUT FOLDER --from megatron|mds --tokenizer FOLDER --source NAME [--split train]
+python -m data_prep stats SHARD_SET ... [--json true]                  documents, tokens, fill, licences, bytes on disk
+python -m data_prep fetch SHARD_SET OUT                                copies a set (s3://, gs://, https://) to local disk
+python -m data_prep merge SHARD_SET SHARD_SET ... OUT [--source NAME]  one set of several, by links
+python -m data_prep split SHARD_SET OUT --parts train=98,validation=2  by article, packed anew
+python -m data_prep convert SHARD_SET OUT --to megatron|mds
+python -m data_prep convert INPUT OUT --from megatron|mds --tokenizer FOLDER [--source NAME] [--split NAME]
     [--policy best_fit|concat] [--sequence_length N] [--window N] [--row_group N] [--begin_token true]
-python -m data_prep verify SHARD_SET ... [--workers N]        every checksum, row and document
 """
 
 import difflib
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -34,6 +37,8 @@ def main(arguments: Sequence[str]) -> int:
     if not arguments or "--help" in arguments or "-h" in arguments:
         print(__doc__)
         return 0 if arguments else 2
+    if arguments[0] in ONCE:  # a batch system's signal removes what is half written, as Ctrl-C does
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         _run(arguments[0], list(arguments[1:]))
     except (ProjectError, OSError) as error:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from data_prep.config import CorpusConfig
-from data_prep.config_file import load_config, to_yaml
+from data_prep.config_file import Section, load_config, parse_overrides, to_yaml, validate
 from data_prep.errors import ConfigError, DataError
 from data_prep.files import write_atomically
 from data_prep.lock import FolderLock
@@ -15,6 +16,7 @@ LOCK_WAIT_S = 5.0  # workers of a killed run end with it
 READS_RAW = ("download", "extract", "curate", "all")
 
 Command = Callable[[list[str]], None]
+Options = TypeVar("Options", bound=Section)
 
 
 def stage(name: str, arguments: list[str]) -> None:
@@ -38,9 +40,8 @@ def status(arguments: list[str]) -> None:
     """Where each stage stands."""
     from data_prep.status import show_status
 
-    if len(arguments) != 1:
-        raise ConfigError("status: expected a corpus config, or its output folder, after it")
-    show_status(Path(arguments[0]))
+    (place,) = _words("status", "CONFIG or OUTPUT", arguments, 1, 1)
+    show_status(Path(place))
 
 
 def sources(arguments: list[str]) -> None:
@@ -57,18 +58,26 @@ def card(arguments: list[str]) -> None:
     """Write the corpus card anew, from what is there now."""
     from data_prep.card.markdown import write_card
 
-    if len(arguments) != 1:
-        raise ConfigError("card: expected the output folder of a corpus after it")
-    print(write_card(Path(arguments[0])))
+    (output,) = _words("card", "OUTPUT", arguments, 1, 1)
+    print(write_card(Path(output)))
+
+
+def fertility(arguments: list[str]) -> None:
+    """Tokens per word and character of a corpus, by its tokenizer and others."""
+    from data_prep.tokenizer.fertility_report import report_fertility
+
+    output, *folders = map(Path, _words("fertility", "OUTPUT [TOKENIZER ...]", arguments, 1))
+    report_fertility(output, folders)
 
 
 def verify(arguments: list[str]) -> None:
     """Read shard sets whole."""
-    from data_prep.shards.parallel import cores
-    from data_prep.shards.verify import VerifyOptions, verify
+    from data_prep.parallel import cores
+    from data_prep.shards.tools.verify import VerifyOptions, verify
 
-    places, overrides = _places("verify", arguments)
-    options = load_config(VerifyOptions, None, overrides)
+    words, given = _before_options(arguments)
+    places = _words("verify", "SHARD_SET ...", words, 1)
+    options = _options("verify", VerifyOptions, given)
     lines: list[str] = []
     for place in places:
         problems = verify(place, options.workers or cores())
@@ -81,64 +90,54 @@ def verify(arguments: list[str]) -> None:
 
 def inspect(arguments: list[str]) -> None:
     """Show some rows of a shard set."""
-    from data_prep.shards.inspect import InspectOptions, inspect
+    from data_prep.shards.tools.inspect import InspectOptions, inspect
 
-    (place, *rows), overrides = _places("inspect", arguments)
+    words, given = _before_options(arguments)
+    place, *rows = _words("inspect", "SHARD_SET [ROWS]", words, 1, 2)
     if rows:
-        overrides = ["--rows", rows[0], *overrides]
-    inspect(place, load_config(InspectOptions, None, overrides))
+        given = ["--rows", rows[0], *given]
+    inspect(place, _options("inspect", InspectOptions, given))
 
 
 def stats(arguments: list[str]) -> None:
     """Tell what is in shard sets, side by side."""
-    from data_prep.shards.statistics_table import StatisticsOptions, show_statistics
+    from data_prep.shards.tools.statistics_table import StatisticsOptions, show_statistics
 
-    places, overrides = _places("stats", arguments)
-    show_statistics(places, load_config(StatisticsOptions, None, overrides))
-
-
-def merge(arguments: list[str]) -> None:
-    """Make one shard set of several."""
-    from data_prep.shards.merge import MergeOptions, merge
-
-    (output, *places), overrides = _places("merge", arguments)
-    manifest = merge(
-        Path(output), list(map(Path, places)), load_config(MergeOptions, None, overrides).source
-    )
-    print(f"{output}: {len(manifest.files)} files, {manifest.counts['documents']:,} documents")
+    words, given = _before_options(arguments)
+    places = _words("stats", "SHARD_SET ...", words, 1)
+    show_statistics(places, _options("stats", StatisticsOptions, given))
 
 
 def fetch(arguments: list[str]) -> None:
     """Copy a shard set to local disk."""
-    from data_prep.shards.fetch import fetch
+    from data_prep.shards.tools.fetch import fetch
 
-    if len(arguments) != 2:
-        raise ConfigError(
-            "fetch: expected the URL or folder of a shard set, and a folder, after it"
-        )
-    place, folder = arguments
-    manifest = fetch(place, Path(folder))
-    print(f"{folder}: {len(manifest.hashes)} files, whole")
+    place, out = _words("fetch", "SHARD_SET OUT", arguments, 2, 2)
+    manifest = fetch(place, Path(out))
+    print(f"{out}: {len(manifest.hashes)} files, whole")
 
 
-def fertility(arguments: list[str]) -> None:
-    """Tokens per word and character of a corpus, by its tokenizer and others."""
-    from data_prep.tokenizer.fertility_report import report_fertility
+def merge(arguments: list[str]) -> None:
+    """Make one shard set of several."""
+    from data_prep.shards.storage import local_folder, storage_of
+    from data_prep.shards.tools.merge import MergeOptions, merge
 
-    if not arguments:
-        raise ConfigError("fertility: expected the output folder of a corpus after it")
-    output, *folders = map(Path, arguments)
-    report_fertility(output, folders)
+    words, given = _before_options(arguments)
+    *places, out = _words("merge", "SHARD_SET SHARD_SET ... OUT", words, 3)
+    source = _options("merge", MergeOptions, given).source
+    manifest = merge([local_folder(storage_of(place)) for place in places], Path(out), source)
+    print(f"{out}: {len(manifest.files)} files, {manifest.counts['documents']:,} documents")
 
 
 def split(arguments: list[str]) -> None:
     """Split a shard set into several."""
-    from data_prep.shards.split import parse_weights, split
+    from data_prep.shards.storage import local_folder, storage_of
+    from data_prep.shards.tools.split import SplitOptions, parse_weights, split
 
-    if len(arguments) != 4 or arguments[2] != "--parts":
-        raise ConfigError("split: expected `split SHARD_SET FOLDER --parts train=98,validation=2`")
-    folder, out, _, parts = arguments
-    for name, manifest in split(Path(folder), Path(out), parse_weights(parts)).items():
+    words, given = _before_options(arguments)
+    place, out = _words("split", "SHARD_SET OUT", words, 2, 2)
+    weights = parse_weights(_options("split", SplitOptions, given).parts)
+    for name, manifest in split(local_folder(storage_of(place)), Path(out), weights).items():
         counts = manifest.counts
         print(f"{out}/{name}: {counts['documents']:,} documents, {counts['tokens']:,} tokens")
 
@@ -146,11 +145,11 @@ def split(arguments: list[str]) -> None:
 def convert(arguments: list[str]) -> None:
     """A shard set to another trainer's format, or from one."""
     from data_prep.convert.convert import convert
+    from data_prep.shards.storage import local_folder, storage_of
 
-    if len(arguments) < 2 or any(word.startswith("--") for word in arguments[:2]):
-        raise ConfigError("convert: expected an input and a folder that does not exist after it")
-    place, out, *options = arguments
-    print(convert(Path(place), Path(out), options))
+    words, given = _before_options(arguments)
+    place, out = _words("convert", "INPUT OUT", words, 2, 2)
+    print(convert(local_folder(storage_of(place)), Path(out), given))
 
 
 COMMANDS: dict[str, Command] = {
@@ -168,12 +167,27 @@ COMMANDS: dict[str, Command] = {
 }
 
 
-def _places(command: str, arguments: list[str]) -> tuple[list[str], list[str]]:
-    """The shard sets after a command, one at least, and the options after them."""
+def _before_options(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """The words after a command, and the options after them."""
     first = next((k for k, word in enumerate(arguments) if word.startswith("--")), len(arguments))
-    if not first:
-        raise ConfigError(f"{command}: expected the folder of a shard set after it")
     return arguments[:first], arguments[first:]
+
+
+def _words(
+    command: str, expected: str, words: list[str], least: int, most: int | None = None
+) -> list[str]:
+    """The words, none of them an option, where they are as many as the command wants."""
+    option = next((word for word in words if word.startswith("--")), None)
+    if option or not least <= len(words) <= (most or len(words)):
+        found = f"the option {option}" if option else " ".join(words) or "nothing"
+        raise ConfigError(
+            f"{command}: expected {expected} after it, found {found}; see python -m data_prep --help"
+        )
+    return words
+
+
+def _options(command: str, model: type[Options], given: list[str]) -> Options:
+    return validate(model, dict(parse_overrides(given)), command)
 
 
 def _config(command: str, arguments: list[str]) -> CorpusConfig:

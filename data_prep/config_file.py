@@ -146,7 +146,9 @@ def _fields_at(model: type[BaseModel], location: Sequence[Any]) -> list[str]:
             below += _models_in(field.annotation) if field else []
         # A part that names no field is a key of a dict, an index, or a union's tag: stay here.
         sections = below or sections
-    return sorted({name for section in sections for name in section.model_fields})
+    return sorted(
+        field.alias or name for section in sections for name, field in section.model_fields.items()
+    )
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

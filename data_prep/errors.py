@@ -30,7 +30,9 @@ def explain(error: Exception) -> str | None:
     if isinstance(error, OSError) and (error.filename or error.errno == errno.ENOSPC):
         full = error.errno == errno.ENOSPC
         advice = "free space and start again" if full else "mend it, or its path"
-        return f"{error.filename or 'output'}: {error.strerror}; {advice}"
+        # Of two files, as in a copy, the disk of the second is full.
+        file = (full and error.filename2) or error.filename or "output"
+        return f"{file}: {error.strerror}; {advice}"
     return None
 
 

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from data_prep.errors import ConfigError
+
 
 def fsync_folder(folder: Path) -> None:
     """Make the folder's entries (a rename, say) survive a power loss."""
@@ -62,6 +64,17 @@ def folder_atomically(folder: Path) -> Iterator[Path]:
         shutil.rmtree(replaced, ignore_errors=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def new_folder(folder: Path, command: str) -> Iterator[Path]:
+    """folder_atomically for what a command makes anew; raises ConfigError where the folder exists."""
+    if folder.exists():
+        raise ConfigError(
+            f"{command}: {folder} exists already; give a folder that does not, or remove it"
+        )
+    with folder_atomically(folder) as partial:
+        yield partial
 
 
 def remove_partials(folder: Path) -> None:

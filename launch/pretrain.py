@@ -12,7 +12,7 @@ from pathlib import Path
 sys.path.pop(0)
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pretrain.command import main
+from pretrain.command import end, main
 
 if __name__ == "__main__":
-    sys.exit(main("pretrain", sys.argv[1:]))
+    end(main("pretrain", sys.argv[1:]))

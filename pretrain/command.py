@@ -10,7 +10,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from data_prep.config_file import load_config, split_command_line
 from data_prep.errors import ConfigError, exit_code, explain
@@ -80,6 +80,14 @@ def main(name: str, arguments: list[str]) -> int:
         return exit_code(error)
 
 
+def end(code: int) -> NoReturn:
+    """End the process at once: the process group's threads outlive it, and while Python shuts down one of
+    them now and then aborts a run that has done all it had to (seen with gloo, torch 2.13)."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 def _check_unchanged(config: RunConfig, plan: "Plan") -> None:
     """Raise ConfigError where a finished run would be taken for one with other settings."""
     from pretrain.plan import make_plan
@@ -87,6 +95,7 @@ def _check_unchanged(config: RunConfig, plan: "Plan") -> None:
     if config.accept_changes:
         return
     saved = load_config(RunConfig, config.run / "config.yaml")
+    saved = saved.model_copy(update={"run": config.run})  # which may have been moved
     before = decisive_settings(saved) | make_plan(saved, world=1).identity(plan.steps)
     now = decisive_settings(config) | plan.identity(plan.steps)
     refuse_changes(differences(before, now), config.run)

@@ -32,8 +32,12 @@ class Interruption:
         _when_parent_dies(signal.SIGKILL)
 
     def outlive_parent(self) -> None:
-        """From now on the parent's death is a reason to stop, no more."""
-        _when_parent_dies(signal.SIGTERM)
+        """From now on the parent's death is a reason to stop, no more.
+
+        That it died shows in `reason`; the kernel would also send its signal where the thread that
+        started this process ends and the launcher goes on.
+        """
+        _when_parent_dies(0)
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         self._signal = number

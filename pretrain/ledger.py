@@ -9,20 +9,24 @@ a pure function of its seed, its shard sets, its settings and this file.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 
 import orjson
+from pydantic import ConfigDict, ValidationError
+from pydantic.dataclasses import dataclass
 
 from data_prep.documents import read_json_lines
 from data_prep.errors import DataError
 from data_prep.files import write_atomically
 
 LEDGER = "ledger.jsonl"
+# People write entries too: a number in quotes or a misspelt key must not pass.
+CHECKED = ConfigDict(extra="forbid", strict=True)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CHECKED)
 class PhaseEntry:
     """Other weights of the mixture, or another global batch, from a step on; None: as before.
 
@@ -35,7 +39,7 @@ class PhaseEntry:
     global_batch: int | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CHECKED)
 class SkipEntry:
     """The sequences of the next `steps` steps are passed over."""
 
@@ -45,7 +49,7 @@ class SkipEntry:
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CHECKED)
 class BadRowGroup:
     """The rows of a row group of a source are left out of their batches."""
 
@@ -70,14 +74,22 @@ def read_ledger(run: Path) -> list[Entry]:
         return []
     entries: list[Entry] = []
     for number, line in enumerate(read_json_lines(path), 1):
-        fields = dict(line)
         try:
-            entries.append(KINDS[fields.pop("event")](**fields))
-        except (KeyError, TypeError) as error:
+            fields = dict(line)
+            entries.append(KINDS[fields.pop("event", None)](**fields))
+        except (KeyError, TypeError, ValueError) as error:
             raise DataError(
-                f"{path}: line {number}: not an entry of a ledger ({error}); restore the file from a copy"
+                f"{path}: line {number}: not an entry of a ledger ({_fault(error)}); see docs/formats.md, or "
+                "restore the file from a copy"
             ) from error
     return in_order(entries)
+
+
+def _fault(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return f"unknown event {error}" if isinstance(error, KeyError) else str(error)
 
 
 def write_ledger(run: Path, entries: Sequence[Entry]) -> None:

@@ -14,7 +14,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from data_prep.errors import ConfigError
+from data_prep.errors import ConfigError, DataError
 from data_prep.files import digest
 from pretrain.ledger import BadRowGroup, Entry
 from pretrain.permutation import mix
@@ -45,8 +45,8 @@ class Rows:
 
     They are sorted by source, then by group and row, groups smaller than the others last. Where a batch
     ends one block of a source and begins the next, both are sorted so and merged by their places in the
-    block, from 0 to 1: a slice of every batch then has its rows from the same groups. `source` is an index into the order's sources, `group` into that source's row groups, `row` into the
-    group; `epoch` counts from 0 how often the source was read before, `block` is the block of row groups
+    block, from 0 to 1: a slice of every batch then has its rows from the same groups. `source` is an index
+    into the order's sources, `group` into that source's row groups, `row` into the group; `epoch` counts from 0 how often the source was read before, `block` is the block of row groups
     within that epoch to which the row's group belongs. `usable` is False where the ledger has declared the
     row group bad.
     """
@@ -148,6 +148,14 @@ class Order:
                 return segment.first + -(-sequences // segment.global_batch)
             sequences -= held
         return self.segments[-1].first + -(-sequences // self.segments[-1].global_batch)
+
+    def sequences(self, steps: int) -> int:
+        """The sequences that the batches of the first `steps` steps hold."""
+        ends = [*(after.first for after in self.segments[1:]), steps]
+        return sum(
+            max(0, min(end, steps) - part.first) * part.global_batch
+            for part, end in zip(self.segments, ends, strict=True)
+        )
 
     def visits(self, source: int, group: int, row: int, stop_step: int) -> Iterator[Visit]:
         """Give the turns of a row before `stop_step`, epoch by epoch: `batch` inverted."""
@@ -286,6 +294,12 @@ def _first_steps(
                 f"source {entry.source!r}, which has {groups}"
             )
         steps.setdefault((source, entry.group), entry.step)
+        if sum(bad == source for bad, _ in steps) == groups:
+            raise DataError(
+                f"order: all {groups} row groups of source {entry.source!r} are declared bad, the last at "
+                f"step {entry.step} ({entry.reason}); restore its shard set and take the entries out of "
+                "the run's ledger"
+            )
     return steps
 
 

@@ -17,7 +17,15 @@ from data_prep.shards.storage import Place, UnreadableError
 from data_prep.tokenizer.extension import EXTENSION_FILE, Extension, parse_extension
 from pretrain.config import RunConfig
 from pretrain.deepspeed_config import effective_config
-from pretrain.ledger import Entry, PhaseEntry, as_json, in_order, read_ledger
+from pretrain.ledger import (
+    BadRowGroup,
+    Entry,
+    PhaseEntry,
+    SkipEntry,
+    as_json,
+    in_order,
+    read_ledger,
+)
 from pretrain.order import Order, SourceRows
 from pretrain.schedule import check_schedule
 from pretrain.share import Share, rank_share
@@ -47,19 +55,25 @@ class Plan:
         """
         counts = self.order.counts(step)
         read = [name for name, count in zip(self.train, counts, strict=True) if count]
-        phases = [entry for entry in self.ledger if isinstance(entry, PhaseEntry)]
+        past = [entry for entry in self.ledger if entry.step < step]
         return {
-            "phases": [as_json(phase) for phase in phases if phase.step < step],
+            # The order's fingerprint depends on them too; here they can be read.
+            "phases": [as_json(entry) for entry in past if isinstance(entry, PhaseEntry)],
+            "skips": [[entry.step, entry.steps] for entry in past if isinstance(entry, SkipEntry)],
+            "bad row groups": [
+                [entry.step, entry.source, entry.group]
+                for entry in past
+                if isinstance(entry, BadRowGroup)
+            ],
             "order": self.order.fingerprint(step),
             "steps": self.steps,
             "tokenizer": self.manifest.tokenizer_fingerprint,
             "shards": {name: self.train[name].manifest.hash for name in read},
         }
 
-    def extended(self, config: RunConfig, entries: Sequence[Entry]) -> "Plan":
-        """With further entries in the ledger."""
-        ledger = in_order([*self.ledger, *entries])
-        return replace(self, ledger=ledger, order=_order(config, self.train, ledger))
+    def with_ledger(self, config: RunConfig, ledger: list[Entry]) -> "Plan":
+        """With another ledger, whose first entry says how the run begins."""
+        return replace(self, ledger=ledger, order=order_of(config, self.train, ledger))
 
 
 def make_plan(config: RunConfig, world: int) -> Plan:
@@ -67,11 +81,7 @@ def make_plan(config: RunConfig, world: int) -> Plan:
 
     Raises ConfigError or DataError naming the set and the field.
     """
-    whole = config.data.bad_row_groups == "stop"
-    train = {
-        name: _open(f"data.train.{name}.path", source.path, whole)
-        for name, source in config.data.train.items()
-    }
+    train = open_training_sets(config)
     validation = {
         name: _open(f"data.validation.{name}", path, whole=True)
         for name, path in config.data.validation.items()
@@ -80,22 +90,37 @@ def make_plan(config: RunConfig, world: int) -> Plan:
     for kind, sets in (("train", train), ("validation", validation)):
         for name, shards in sets.items():
             _check_alike(f"data.{kind}.{name}", shards, f"data.train.{first}", train[first])
-    settings = config.training
-    ledger = _ledger(config)
-    order = _order(config, train, ledger)
+    ledger = ledger_of(config)
+    order = order_of(config, train, ledger)
     share = _shares(config, world)[0]
-    rows = sum(rows_of_epoch(shards) for shards in train.values())
-    steps = settings.steps or order.steps_for(math.ceil((settings.epochs or 0) * rows))
+    steps = steps_of(config, train, order)
     check_schedule(config.schedule, steps)
-    deepspeed_settings = effective_config(config.deepspeed, settings, share.accumulation)
+    deepspeed_settings = effective_config(config.deepspeed, config.training, share.accumulation)
     return Plan(train, validation, order, share, deepspeed_settings, steps, ledger)
+
+
+def open_training_sets(config: RunConfig) -> dict[str, ShardSet]:
+    """The sets by source; files may be missing where the config lets a run go on without them."""
+    whole = config.data.bad_row_groups == "stop"
+    return {
+        name: _open(f"data.train.{name}.path", source.path, whole)
+        for name, source in config.data.train.items()
+    }
 
 
 def rows_of_epoch(shards: ShardSet) -> int:
     return int(shards.row_groups.sum()) // shards.manifest.epochs
 
 
-def _ledger(config: RunConfig) -> list[Entry]:
+def steps_of(config: RunConfig, train: Mapping[str, ShardSet], order: Order) -> int:
+    """The steps of the whole run."""
+    if config.training.steps is not None:
+        return config.training.steps
+    rows = sum(rows_of_epoch(shards) for shards in train.values())
+    return order.steps_for(math.ceil((config.training.epochs or 0) * rows))
+
+
+def ledger_of(config: RunConfig) -> list[Entry]:
     """How the config lets the run begin, its phases, and what the run's ledger says besides."""
     weights = {name: source.weight for name, source in config.data.train.items() if source.weight}
     phases = [
@@ -109,7 +134,8 @@ def _ledger(config: RunConfig) -> list[Entry]:
     return in_order([*phases, *found])
 
 
-def _order(config: RunConfig, train: Mapping[str, ShardSet], ledger: Sequence[Entry]) -> Order:
+def order_of(config: RunConfig, train: Mapping[str, ShardSet], ledger: Sequence[Entry]) -> Order:
+    """The order of a run with this ledger, whose first entry says what the config says too."""
     return Order(
         [
             SourceRows(name, shards.row_groups, shards.manifest.epochs)
@@ -119,18 +145,26 @@ def _order(config: RunConfig, train: Mapping[str, ShardSet], ledger: Sequence[En
         config.seed,
         config.training.global_batch,
         config.data.shuffle_groups,
-        [entry for entry in ledger if entry != ledger[0]],  # which is how it begins
+        ledger[1:],
     )
 
 
 def _shares(config: RunConfig, world: int) -> list[Share]:
     """How each batch size of the run is divided; the one that it begins with first."""
-    settings = config.training
-    later = [phase.global_batch for phase in config.phases if phase.global_batch]
-    return [
-        rank_share(batch, world, settings.micro_batch, require_even=config.data.require_even)
-        for batch in (settings.global_batch, *later)
-    ]
+    batches = {"training.global_batch": config.training.global_batch} | {
+        f"phases.{number}.global_batch": phase.global_batch
+        for number, phase in enumerate(config.phases)
+        if phase.global_batch
+    }
+    shares = []
+    for field, batch in batches.items():
+        try:
+            share = rank_share(batch, world, config.training.micro_batch, config.data.require_even)
+        except ConfigError as error:
+            fault = str(error).removeprefix("batch: ")
+            raise ConfigError(f"{field}: {fault}") from error
+        shares.append(share)
+    return shares
 
 
 def _open(field: str, place: Place, whole: bool) -> ShardSet:

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from data_prep.errors import ConfigError
+from data_prep.errors import ConfigError, DataError
 from data_prep.files import read_json, write_json
 from data_prep.lock import identity
 
@@ -26,11 +26,22 @@ def write_status(
 
 
 def read_status(folder: Path) -> dict[str, Any]:
-    """The last status written, or {} where there is none."""
+    """The last status written, or {} where there is none; raises DataError where it is none."""
+    path = folder / "status.json"
     try:
-        return read_json(folder / "status.json")
+        status = read_json(path)
     except FileNotFoundError:
         return {}
+    except ValueError as error:
+        raise DataError(
+            f"{path}: not readable as JSON; restore it from a copy, or remove it"
+        ) from error
+    if not isinstance(status, dict):
+        found = type(status).__name__
+        raise DataError(
+            f"{path}: expected an object, found a {found}; restore it from a copy, or remove it"
+        )
+    return status
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

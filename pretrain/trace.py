@@ -4,7 +4,6 @@ The answers come from what fixes the order: RUN/config.yaml, RUN/ledger.jsonl an
 numbered as in metrics.jsonl, from 1; what the ledger calls step s lies between step s and step s + 1.
 """
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,19 +12,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from data_prep.config_file import load_config
-from data_prep.errors import ConfigError, DataError
+from data_prep.errors import ConfigError
 from data_prep.shards.manifest import DOCUMENTS_FILE
 from data_prep.shards.reader import ID, LENGTH, OFFSET, ShardSet
-from data_prep.shards.storage import is_url
 from pretrain.config import RunConfig
 from pretrain.ledger import read_ledger
-from pretrain.order import Order, SourceRows
+from pretrain.plan import open_training_sets, order_of, steps_of
 from pretrain.run_folder import read_status
 
 ARTICLE = ("pmid", "pmcid", "licence")
+DIGITS = 18  # of a number that always fits an int64
 
 
 @dataclass(frozen=True)
@@ -92,25 +90,9 @@ class Trace:
         config = load_config(RunConfig, run / "config.yaml")
         self.ledger = read_ledger(run)
         self.done = int(read_status(run).get("step", 0))
-        self.sets = {name: ShardSet(source.path) for name, source in config.data.train.items()}
-        self.order = Order(
-            [
-                SourceRows(name, shards.row_groups, shards.manifest.epochs)
-                for name, shards in self.sets.items()
-            ],
-            [source.weight for source in config.data.train.values()],
-            config.seed,
-            config.training.global_batch,
-            config.data.shuffle_groups,
-            self.ledger,
-        )
-        epoch = sum(
-            int(shards.row_groups.sum()) // shards.manifest.epochs for shards in self.sets.values()
-        )
-        training = config.training
-        self.steps = training.steps or self.order.steps_for(
-            math.ceil((training.epochs or 0) * epoch)
-        )
+        self.sets = open_training_sets(config)
+        self.order = order_of(config, self.sets, self.ledger)
+        self.steps = steps_of(config, self.sets, self.order)
 
     def step(self, number: int) -> list[TracedRow]:
         """The rows of a step's batch, in order. Raises ConfigError for a step that the run does not have."""
@@ -158,7 +140,7 @@ class Trace:
         found: list[DocumentRow] = []
         for source, (of, shards) in enumerate(self.sets.items()):
             stops = np.cumsum(shards.row_groups)
-            for listed in _listed(shards, _named(name), ("id", "rows", *ARTICLE)):
+            for listed in shards.listed(_named(name), ["id", "rows", *ARTICLE]).to_pylist():
                 for number in listed["rows"]:
                     group = int(np.searchsorted(stops, number, side="right"))
                     row = number - int(stops[group] - shards.row_groups[group])
@@ -205,7 +187,7 @@ def _pieces(shards: ShardSet, group: int) -> list[list[dict[str, Any]]]:
 def _articles(shards: ShardSet, ids: Iterable[str]) -> dict[str, dict[str, Any]]:
     """The article of each document: pmid, pmcid, licence."""
     condition = pc.field("id").isin(pa.array(sorted(ids), pa.string()))
-    found = _listed(shards, condition, ("id", *ARTICLE))
+    found = shards.listed(condition, ["id", *ARTICLE]).to_pylist()
     return {listed.pop("id"): listed for listed in found}
 
 
@@ -213,22 +195,8 @@ def _named(document: str) -> pc.Expression:
     """Which lines of documents.parquet are meant by an id."""
     condition = pc.field("id") == document
     kind, _, value = document.partition(":")
-    if kind == "pmid" and value.isdecimal():
+    if kind == "pmid" and value.isdecimal() and len(value) <= DIGITS:
         condition |= pc.field("pmid") == int(value)
     if kind == "pmcid":
         condition |= pc.field("pmcid") == value
     return condition
-
-
-def _listed(
-    shards: ShardSet, condition: pc.Expression, columns: Iterable[str]
-) -> list[dict[str, Any]]:
-    """Lines of documents.parquet; of a local set's only those row groups are read that can hold them."""
-    path = shards.storage.address(DOCUMENTS_FILE)
-    if is_url(path):
-        return shards.documents().filter(condition).select(list(columns)).to_pylist()
-    try:
-        return pq.read_table(path, columns=list(columns), filters=condition).to_pylist()
-    except (OSError, pa.ArrowException) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"{path}: not readable ({reason}); restore it from a copy") from error

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from data_prep.config_file import to_yaml
+from data_prep.errors import DataError
 from data_prep.files import write_atomically, write_json
 from data_prep.tokenizer.extension import Extension
 from pretrain import display, distributed
@@ -20,13 +21,14 @@ from pretrain.distributed import Ranks
 from pretrain.engine import Engine
 from pretrain.interruption import Interruption, ignore_in_worker
 from pretrain.isolation import check_isolation
-from pretrain.ledger import BadRowGroup, as_json, write_ledger
+from pretrain.ledger import BadRowGroup, as_json, in_order, write_ledger
 from pretrain.loader import StepBatch, StepDataset, Steps
 from pretrain.metrics import Metrics, roll_back
 from pretrain.model import build, local_folder, model_config, parameter_count, weights_hash
-from pretrain.plan import Plan, check_tokenizer
+from pretrain.plan import Plan, check_tokenizer, ledger_of
 from pretrain.run_folder import differences, refuse_changes, write_status
 from pretrain.schedule import learning_rate
+from pretrain.start_report import start_facts
 from pretrain.validation_rows import validation_batches
 
 INTERRUPTED = (
@@ -70,6 +72,7 @@ class Trainer:
         if config.training.deterministic:
             torch.use_deterministic_algorithms(True)
         distributed.check_shared_folder(self.folder, self.ranks)
+        self._agree()
         self.checkpoints = Checkpoints(
             self.folder / "checkpoints", self.ranks, config.checkpoint.keep
         )
@@ -91,6 +94,20 @@ class Trainer:
             self.step = self.saved_step = state["step"]
             self.total_tokens = state["total_tokens"]
         self._start_reporting(settings, state, changes)
+
+    def _agree(self) -> None:
+        """Plan with the ledger as it is now that nobody else writes it, the same on all ranks."""
+        ledger = distributed.from_first(ledger_of(self.config) if self.ranks.first else None)
+        self.plan = self.plan.with_ledger(self.config, ledger)
+        seen = distributed.gather(
+            decisive_settings(self.config) | self.plan.identity(self.plan.steps)
+        )
+        for rank, other in enumerate(seen):
+            if found := differences(seen[0], other):
+                raise DataError(
+                    f"rank {rank} would train on something else than rank 0 ({found[0]}, there); give "
+                    "every node the same config and the same shard sets"
+                )
 
     def _base_hash(self) -> str | None:
         """Hash of the weights the run starts from; the first process of each node may download them."""
@@ -162,32 +179,16 @@ class Trainer:
             event |= {"ranks": self.ranks.world, "rolled_back": rolled_back, "changes": changes}
             self.metrics.write(event)
         display.console.print_json(data=settings)
-        display.report(f"Run {self.folder}", self._facts(state))
-
-    def _facts(self, state: dict[str, Any]) -> dict[str, Any]:
-        training, share = self.config.training, self.plan.share
-        length = self.plan.manifest.sequence_length
-        sources = {
-            name: f"{shards.row_groups.sum():,} sequences, weight {self.config.data.train[name].weight}"
-            for name, shards in self.plan.train.items()
-        }
-        return {
-            "model": f"{self.model_config.model_type}, {training.precision}",
-            "parameters": self.parameters,
-            "trained parameters": self.trained_parameters,
-            **sources,
-            "batch": f"{training.global_batch} sequences x {length} tokens = "
-            f"{training.global_batch * length:,} tokens a step",
-            "ranks": f"{self.ranks.world}, each {share.rows} sequences in {share.accumulation} "
-            f"micro-batches of {share.micro_batch}",
-            "steps": self.plan.steps,
-            "tokens to see": self.plan.steps * training.global_batch * length,
-            "attention": f"stays inside each {self.config.data.attention} (tested on this model)",
-            "dropout": "seeded by step and rank: only the same number of ranks draws it alike"
-            if _has_dropout(self.model_config, self.config)
-            else "none",
-            "goes on from": f"step {state['step']}" if state else "the beginning",
-        }
+        facts = start_facts(
+            self.config,
+            self.plan,
+            self.model_config,
+            self.parameters,
+            self.trained_parameters,
+            self.ranks.world,
+            self.step,
+        )
+        display.report(f"Run {self.folder}", facts)
 
     # ---- the steps -------------------------------------------------------------------------
 
@@ -199,10 +200,11 @@ class Trainer:
         while self.step < self.plan.steps:
             started = time.perf_counter()
             batch = next(batches)
+            trained_tokens = batch.trained_tokens  # its tensors are made now: waiting, too
             waited = time.perf_counter() - started
             tokens, stop, save, bad = distributed.sum_over_ranks(
                 [
-                    batch.trained_tokens,
+                    trained_tokens,
                     self.interruption.reason is not None,
                     self._save_due(),
                     len(batch.bad),
@@ -231,7 +233,7 @@ class Trainer:
             for entry in part
         }
         entries = [bad[key] for key in sorted(bad)]
-        self.plan = self.plan.extended(self.config, entries)
+        self.plan = self.plan.with_ledger(self.config, in_order([*self.plan.ledger, *entries]))
         if self.ranks.first:
             write_ledger(self.folder, self.plan.ledger)
             for entry in entries:
@@ -358,17 +360,6 @@ class Trainer:
         if self.ranks.first:
             for line in lines:
                 display.say(line)
-
-
-def _has_dropout(model_config: Any, config: RunConfig) -> bool:
-    rates = [
-        value
-        for key, value in model_config.to_dict().items()
-        if ("pdrop" in key or "dropout" in key) and "summary" not in key
-    ]
-    if config.model.lora:
-        rates.append(config.model.lora.dropout)
-    return any(isinstance(rate, float) and rate > 0 for rate in rates)
 
 
 def train(config: RunConfig, plan: Plan, ranks: Ranks, interruption: Interruption) -> int:

@@ -14,14 +14,13 @@ from data_prep.convert.indexed_dataset import IndexedDataset
 from data_prep.convert.mds_files import read_index
 from data_prep.convert.origin import Origin, check_tokenizer
 from data_prep.errors import ConfigError, DataError
-from data_prep.files import folder_atomically, sha256_file
+from data_prep.files import new_folder, sha256_file
 from data_prep.shards.assemble import Part, assemble, shard_format
 from data_prep.shards.encoded import EncodedBatch
-from data_prep.shards.file_checks import format_of
 from data_prep.shards.manifest import DOCUMENTS_FILE
 from data_prep.shards.reader import ShardSet
-from data_prep.shards.split import window_of
-from data_prep.shards.verify import verify
+from data_prep.shards.tools.split import window_of
+from data_prep.shards.tools.verify import verify
 from data_prep.shards.writer import ShardWriter
 from data_prep.source_config import SourceName
 from data_prep.tokenizer.encode import load_encoder
@@ -42,7 +41,7 @@ class Back(Section):
     origin: Literal["megatron", "mds"] = Field(alias="from")
     tokenizer: Path  # folder of the one that encoded the tokens
     source: SourceName | None = None  # None: as it was
-    split: str | None = None  # None: as it was, or train
+    split: SourceName | None = None  # None: as it was, or train
     policy: Literal["best_fit", "concat"] | None = None
     sequence_length: int | None = Field(None, ge=8)
     window: int | None = Field(None, ge=1)
@@ -59,11 +58,7 @@ def convert(place: Path, out: Path, arguments: Sequence[str]) -> str:
 
     Raises ConfigError where the options do not fit, or `out` exists; DataError where the input is broken.
     """
-    if out.exists():
-        raise ConfigError(
-            f"convert: {out} exists already; give a folder that does not, or remove it"
-        )
-    given = {name.replace("-", "_"): value for name, value in parse_overrides(arguments)}
+    given = dict(parse_overrides(arguments))
     if ("to" in given) == ("from" in given):
         raise ConfigError("convert: expected one of --to megatron|mds and --from megatron|mds")
     if "to" in given:
@@ -80,7 +75,7 @@ def _write(shards: ShardSet, out: Path, to: str) -> str:
             f"convert: {shards.folder} is packed with policy per_document, which keeps windows and not whole "
             "documents; take a set that was packed with best_fit or concat"
         )
-    with folder_atomically(out) as partial:
+    with new_folder(out, "convert") as partial:
         (megatron.write_megatron if to == "megatron" else mds.write_mds)(shards, partial)
     counts = shards.manifest.counts
     return f"{out}: {counts['documents']:,} documents, {counts['tokens']:,} tokens as {to}"
@@ -128,7 +123,7 @@ def _pack(
     )
     if form.pad_id != (pad := origin.manifest.pad_id if origin else form.pad_id):
         form = form.model_copy(update={"pad_id": pad})
-    with folder_atomically(out) as partial:
+    with new_folder(out, "convert") as partial:
         shard, listed = partial / SHARD, partial / LISTED
         with ShardWriter(shard, listed, form, packing["window"]) as writer:
             for batch in batches:
@@ -147,6 +142,7 @@ def _pack(
             settings=settings,
             inputs=_hashes(inputs),
             missing=origin.manifest.missing if origin else [],
+            too_short=origin.manifest.counts["too_short"] if origin else 0,
         )
         listed.unlink()
     told = f"{out}: {writer.counts.summary()}"
@@ -165,9 +161,9 @@ def _rows_as_they_are(place: Path, out: Path, options: Back, origin: Origin) -> 
             f"{', '.join(f'--{name}' for name in options.packing())}"
         )
     check_tokenizer(origin, load_encoder(options.tokenizer).fingerprint, options.tokenizer)
-    form = format_of(origin.manifest)
+    form = origin.manifest.form
     shards = read_index(place)
-    with folder_atomically(out) as partial:
+    with new_folder(out, "convert") as partial:
         counts = mds.write_rows(shards, mds.columns_of(shards, place), form, partial / SHARD)
         mds.count_documents(origin.path, form, counts)
         manifest = assemble(
@@ -180,6 +176,7 @@ def _rows_as_they_are(place: Path, out: Path, options: Back, origin: Origin) -> 
             settings=origin.manifest.settings,
             inputs=_hashes([*(shard.path for shard in shards), origin.path]),
             missing=origin.manifest.missing,
+            too_short=origin.manifest.counts["too_short"],
         )
         problems = verify(partial)
         if problems:

@@ -69,7 +69,8 @@ class Incoming:
         open_end = np.flatnonzero(tokens[starts[1:] - 1] != end_id)
         self.ended += len(open_end)
         if len(open_end):
-            tokens = np.insert(tokens, starts[1:][open_end], end_id)
+            wide = np.promote_types(tokens.dtype, np.min_scalar_type(end_id))
+            tokens = np.insert(tokens.astype(wide), starts[1:][open_end], end_id)
             starts = starts + np.searchsorted(open_end, np.arange(len(starts)))
         columns = {
             "id": [f"{self.name}#{number}" for number in numbers.tolist()],

@@ -15,6 +15,7 @@ from typing import Self
 import numpy as np
 
 from data_prep.errors import DataError
+from data_prep.shards.schema import UINT16_VOCABULARY
 
 MAGIC = b"MMIDIDX\x00\x00"
 HEADER = struct.Struct("<9sQBQQ")
@@ -29,7 +30,7 @@ class IndexedDatasetWriter:
     """Writes documents of one sequence each; their number must be known. Memory: what is added at once."""
 
     def __init__(self, prefix: Path, documents: int, vocabulary_size: int):
-        code = UINT16 if vocabulary_size <= 1 << 16 else INT32
+        code = UINT16 if vocabulary_size <= UINT16_VOCABULARY else INT32
         self._type = np.dtype(TYPES[code])
         self._documents = documents
         self._added = 0

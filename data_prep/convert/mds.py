@@ -23,12 +23,11 @@ from data_prep.progress import followed
 from data_prep.shards.counts import ShardCounts
 from data_prep.shards.encoded import EncodedBatch
 from data_prep.shards.manifest import DOCUMENTS_FILE
-from data_prep.shards.packing import Pieces
+from data_prep.shards.packing.pieces import Pieces
+from data_prep.shards.packing.rows import rows_table
 from data_prep.shards.parquet_writer import ParquetFileWriter
 from data_prep.shards.reader import ShardSet
-from data_prep.shards.rows import rows_table
 from data_prep.shards.schema import DOCUMENTS, UINT16_VOCABULARY, ShardFormat
-from data_prep.shards.unpack import documents_file
 
 
 def write_mds(shards: ShardSet, folder: Path) -> None:
@@ -52,7 +51,7 @@ def write_mds(shards: ShardSet, folder: Path) -> None:
                 writer.write(sample)
     with (
         OriginWriter(folder / DOCUMENTS_FILE, DOCUMENTS, manifest) as listed,
-        pq.ParquetFile(documents_file(shards)) as file,
+        pq.ParquetFile(shards.checked(DOCUMENTS_FILE)) as file,
     ):
         for batch in file.iter_batches():
             listed.write(pa.Table.from_batches([batch]))
@@ -200,7 +199,8 @@ def cut_at_end_tokens(
 
 def _tokens(shard: MdsShard, value: memoryview, encoding: str) -> np.ndarray:
     try:
-        return decode_array(value, encoding)
+        # Of one type: NumPy makes floats of uint64 beside int64.
+        return decode_array(value, encoding).astype(np.int64)
     except (IndexError, TypeError, ValueError) as error:
         raise DataError(
             f"{shard.path}: tokens of the encoding {encoding} are not understood ({error}); expected ndarrays "

@@ -112,6 +112,15 @@ class MdsShard:
         packed = self.about.get("zip_data")
         return raw if raw.exists() or not packed else self.folder / packed["basename"]
 
+    def check_described(self) -> None:
+        """Raises KeyError, TypeError or ValueError where index.json does not say what reading needs."""
+        _ = self.columns, self.path, self.raw_bytes, int(self.about["samples"])
+        packed = self.about.get("zip_data")
+        for about in (self.about["raw_data"], *([packed] if packed else [])):
+            _ = int(about["bytes"]), dict(about["hashes"])
+        if len(self.about["column_sizes"]) != len(self.about["column_names"]):
+            raise ValueError("column_sizes are not as many as column_names")
+
     @property
     def raw_bytes(self) -> int:
         """Of the file before compression."""
@@ -189,7 +198,8 @@ def read_index(folder: Path) -> list[MdsShard]:
         known = index["version"] == VERSION and all(
             (about["version"], about["format"]) == (VERSION, "mds") for about in index["shards"]
         )
-        _ = [(shard.columns, shard.path, shard.raw_bytes) for shard in shards]
+        for shard in shards:
+            shard.check_described()
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path}: not the index of an MDS dataset ({error!r})") from error
     if not known or not shards:

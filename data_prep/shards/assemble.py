@@ -124,15 +124,17 @@ def assemble(
     settings: Mapping[str, Any],
     inputs: Mapping[str, str],
     missing: Sequence[str] = (),
+    too_short: int = 0,
 ) -> Manifest:
     """Put shards of one format into `folder` as a set, in the order of their names.
 
     Files are hard links where the file system allows it, else copies. `tokenizer` is the folder of the
     tokenizer that encoded them, `inputs` the name and content hash of what they were made from,
-    `missing` names what should be in the set and is not.
+    `missing` names what should be in the set and is not, `too_short` counts the documents of inputs that gave
+    no part.
     """
     files, listed = [], []
-    counts = ShardCounts().as_json()
+    counts = ShardCounts(too_short=too_short)
     rows = 0
     for part in sorted(parts, key=_file_name):
         shard = folder / _file_name(part)
@@ -141,7 +143,7 @@ def assemble(
         files.append(_describe(shard, part.sha256))
         listed.append((part.documents, rows))
         rows += files[-1].rows
-        counts = {name: number + part.counts[name] for name, number in counts.items()}
+        counts.add(ShardCounts.of(part.counts))
     # Through names of their own: nothing is ever written into a file that may be a link.
     with write_atomically(folder / DOCUMENTS_FILE) as partial:
         merge_documents(listed, partial)
@@ -153,7 +155,7 @@ def assemble(
         source=source,
         split=split,
         files=files,
-        counts=counts,
+        counts=counts.as_json(),
         settings=dict(settings),
         documents_sha256=sha256_file(folder / DOCUMENTS_FILE),
         inputs_sha256=sha256_file(folder / INPUTS_FILE),

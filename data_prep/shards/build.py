@@ -132,18 +132,25 @@ class ShardSetStage(Stage):
             self._unit(source, split, packed)
             for source in self.config.sources
             for split in SPLITS
-            if any(_belongs(unit, source, split) for unit in packed)
+            if any(_has_shard(unit, split) for unit in _of_source(packed, source))
         ]
         return sorted(units, key=lambda unit: unit.name)
 
     def _unit(self, source: str, split: str, packed: list[UnitResult]) -> Unit:
-        parts = [unit for unit in packed if _belongs(unit, source, split)]
+        units = _of_source(packed, source)
+        parts = [unit for unit in units if _has_shard(unit, split)]
+        emptied = [
+            unit
+            for unit in units
+            if not _has_shard(unit, split) and unit.counts[split]["too_short"]
+        ]
+        hashes = {unit.name: unit.hash for unit in (*parts, *emptied)}
         tokenizer = _tokenizer(self.output / "tokenizer")
         form = _format(_facts(tokenizer), self.settings["pack"])
         missing = missing_inputs(self.config, source)
         return Unit(
             f"{source}-{split}",
-            inputs={unit.name: unit.hash for unit in parts}
+            inputs=hashes
             | {"tokenizer": _content(tokenizer)}
             | {f"missing {name}": "" for name in missing},
             bytes=sum(unit.files[f"{split}.parquet"]["bytes"] for unit in parts),
@@ -158,7 +165,8 @@ class ShardSetStage(Stage):
                     }
                     for unit in parts
                 },
-                "hashes": {unit.name: unit.hash for unit in parts},
+                "hashes": hashes,
+                "too_short": sum(unit.counts[split]["too_short"] for unit in emptied),
                 "tokenizer": str(tokenizer.folder),
                 "form": form.model_dump(mode="json"),
                 "missing": missing,
@@ -187,6 +195,7 @@ class ShardSetStage(Stage):
             settings=self.settings,
             inputs=unit.payload["hashes"],
             missing=unit.payload["missing"],
+            too_short=unit.payload["too_short"],
         )
         return manifest.counts | {"files": len(parts), "missing": len(manifest.missing)}
 
@@ -242,8 +251,12 @@ def _writer(shard: Path, listed: Path, form: ShardFormat, pack: dict[str, Any]) 
     )
 
 
-def _belongs(unit: UnitResult, source: str, split: str) -> bool:
-    return source_of(unit.name) == source and f"{split}.parquet" in unit.files
+def _of_source(units: list[UnitResult], source: str) -> list[UnitResult]:
+    return [unit for unit in units if source_of(unit.name) == source]
+
+
+def _has_shard(unit: UnitResult, split: str) -> bool:
+    return f"{split}.parquet" in unit.files
 
 
 def _tokenizer(directory: Path) -> UnitResult:

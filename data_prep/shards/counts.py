@@ -40,6 +40,10 @@ class ShardCounts:
     def as_json(self) -> dict[str, int]:
         return asdict(self)
 
+    def add(self, other: Self) -> None:
+        for field in fields(self):
+            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
+
     def add_rows(self, rows: pa.Table, form: ShardFormat) -> None:
         """Count packed rows."""
         tokens = _sum(pc.struct_field(pc.list_flatten(rows["documents"]), "length"))

@@ -47,6 +47,11 @@ class Manifest(ShardFormat):
     tokenizer: dict[str, str]  # file below tokenizer/: sha256
     missing: list[str]  # "stage/unit" of inputs that failed and are not in the set
 
+    @property
+    def form(self) -> ShardFormat:
+        """The fields that stand in every shard as well."""
+        return ShardFormat(**{name: getattr(self, name) for name in ShardFormat.model_fields})
+
     @cached_property
     def hash(self) -> str:
         """Hex SHA-256 of the content: equal sets have equal hashes, wherever they lie."""

@@ -18,11 +18,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_prep.errors import DataError
-from data_prep.files import sha256_file
 from data_prep.shards.document_list import ROWS_AT_ONCE
 from data_prep.shards.encoded import ABOUT, EncodedBatch, ranges
 from data_prep.shards.manifest import DOCUMENTS_FILE
-from data_prep.shards.reader import ADVICE, ID, ShardSet
+from data_prep.shards.reader import ID, ShardSet
+from data_prep.shards.storage import RESTORE
 
 _ENDS_IN = "row_group"
 _LISTED = pa.schema([*ABOUT, pa.field("tokens", pa.int64()), pa.field(_ENDS_IN, pa.int64())])
@@ -87,14 +87,6 @@ def documents_of(shards: ShardSet, scratch: Path | None = None) -> Iterator[Enco
         raise _disagrees(shards, open_pieces.id[0].as_py())
 
 
-def documents_file(shards: ShardSet) -> Path:
-    """The set's documents.parquet; raises DataError where it was changed, ConfigError for a remote set."""
-    path = shards.folder / DOCUMENTS_FILE
-    if not path.is_file() or sha256_file(path) != shards.manifest.documents_sha256:
-        raise DataError(f"{path}: missing or not the file that the manifest names; {ADVICE}")
-    return path
-
-
 def _pieces(shards: ShardSet, group: int) -> Held:
     """What stands in the row group, without the padding."""
     rows = shards.read(group)
@@ -136,7 +128,7 @@ def _disagrees(shards: ShardSet, name: str) -> DataError:
 
 def _ending(shards: ShardSet, scratch: Path | None) -> Iterator[pa.Table]:
     """For every row group the documents whose last row is in it, from documents.parquet."""
-    path = documents_file(shards)
+    path = shards.checked(DOCUMENTS_FILE)
     ends = np.cumsum(shards.row_groups)
     counts = np.zeros(len(ends), np.int64)
     for table in _listed(path, ends, ["rows"]):
@@ -164,7 +156,7 @@ def _listed(path: Path, ends: np.ndarray, columns: list[str]) -> Iterator[pa.Tab
             last = rows.values.to_numpy()[rows.offsets.to_numpy()[1:] - 1]
             group = np.searchsorted(ends, last, side="right")
             if (group >= len(ends)).any():
-                raise DataError(f"{path}: lists a row that the set does not have; {ADVICE}")
+                raise DataError(f"{path}: lists a row that the set does not have; {RESTORE}")
             yield table.drop_columns("rows").append_column(_ENDS_IN, pa.array(group))
 
 

@@ -29,14 +29,14 @@ from typing import Self
 import numpy as np
 
 from data_prep.shards.counts import ShardCounts
+from data_prep.shards.document_list_writer import DocumentListWriter
 from data_prep.shards.encoded import EncodedBatch, EncodedDocument
-from data_prep.shards.listed import ListedDocuments
-from data_prep.shards.packers import Packed, Packer
+from data_prep.shards.packing.packer import Packed, Packer
+from data_prep.shards.packing.per_document import DocumentWindows
+from data_prep.shards.packing.shuffle import DocumentShuffle
+from data_prep.shards.packing.window_packer import WindowPacker
 from data_prep.shards.parquet_writer import ParquetFileWriter
-from data_prep.shards.per_document import DocumentWindows
 from data_prep.shards.schema import ShardFormat
-from data_prep.shards.shuffle import DocumentShuffle
-from data_prep.shards.window_packer import WindowPacker
 
 __all__ = ["EncodedBatch", "EncodedDocument", "ShardCounts", "ShardWriter"]
 
@@ -70,7 +70,7 @@ class ShardWriter:
             if form.policy == "per_document"
             else WindowPacker(form, window)
         )
-        self._listed = ListedDocuments(documents)
+        self._listed = DocumentListWriter(documents)
         self._file: ParquetFileWriter | None = None
 
     def __enter__(self) -> Self:

@@ -23,7 +23,7 @@ from data_prep.demo_corpus import CORPUS, unpack
 from data_prep.documents import read_documents
 from data_prep.files import read_json, sha256_file
 from data_prep.shards.reader import ShardSet
-from data_prep.shards.verify import verify
+from data_prep.shards.tools.verify import verify
 from data_prep.units import finished
 from tests import tiny
 from tests.data_prep.shards.encoded import rebuilt

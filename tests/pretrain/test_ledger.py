@@ -2,11 +2,13 @@
 
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
+from data_prep.errors import DataError
 from pretrain.ledger import (
     BadRowGroup,
     PhaseEntry,
@@ -14,6 +16,7 @@ from pretrain.ledger import (
     read_ledger,
     write_ledger,
 )
+from pretrain.trace import Trace
 from tests import tiny
 from tests.pretrain.conftest import PHASES
 from tests.pretrain.test_training import copy_up_to
@@ -32,6 +35,27 @@ def test_a_ledger_reads_as_it_was_written_in_order_of_steps(tmp_path):
         stream.write('{"event": "skip", "step": 1, "count": 2}\n')
     with pytest.raises(Exception, match=r"ledger.jsonl: line 5: not an entry of a ledger"):
         read_ledger(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ('{"event": "skip", "step": "5", "steps": 2, "reason": "loss"}', "step: "),
+        ('{"event": "skip", "step": 5, "steps": 2}', "reason: Field required"),
+        ('{"event": "phase", "step": 5, "weights": {"a": 0.5}}', "weights.a: "),
+        ('{"event": "phase", "step": 5, "batch": 8}', "batch: "),
+        ('{"event": "skp", "step": 5}', "unknown event 'skp'"),
+        ("[1]", ""),
+        ('"skip"', ""),
+    ],
+)
+def test_a_line_that_a_person_got_wrong_is_named(line, complaint, tmp_path):
+    (tmp_path / "ledger.jsonl").write_text(f"{line}\n")
+    with pytest.raises(DataError) as refused:
+        read_ledger(tmp_path)
+    message = str(refused.value)
+    assert f"ledger.jsonl: line 1: not an entry of a ledger ({complaint}" in message
+    assert "\n" not in message
 
 
 def ledger_lines(run: Path) -> list[dict]:
@@ -60,6 +84,32 @@ def test_epochs_are_counted_by_source(uninterrupted, sets):
     assert [sum(line["rows"].values()) for line in steps] == [5] * 14 + [7] * 10
 
 
+def assert_trace_tells_what_metrics_tell(run: Path) -> None:
+    """Rows and epochs of every step, and whether documents are seen where they stand."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    trace = Trace(run)
+    seen: dict[tuple[str, str], set[int]] = {}
+    for line in lines:
+        if "rows" not in line:
+            continue
+        rows = trace.step(line["step"])
+        read = [row for row in rows if row.left_out is None]
+        assert Counter(row.source for row in read) == Counter(line["rows"])
+        assert all(row.epoch < line["epochs"][row.source] for row in rows)
+        for row in read:
+            for piece in row.documents:
+                seen.setdefault((row.source, piece.id), set()).add(line["step"])
+    for source, document in list(seen)[::20]:
+        parts = [part for part in trace.document(document) if part.source == source]
+        turns = {turn.step for part in parts for turn in part.seen}
+        assert turns == seen[source, document]
+        assert not any(part.to_come for part in parts)
+
+
+def test_the_trace_of_a_run_tells_what_its_metrics_tell(uninterrupted):
+    assert_trace_tells_what_metrics_tell(uninterrupted)
+
+
 def test_what_is_to_come_may_change_and_what_was_may_not(uninterrupted, values, tmp_path):
     run = copy_up_to(uninterrupted, tmp_path / "run", 10)
     later = [PHASES[0], {"from_step": 12, "weights": {"b": 1}}]
@@ -80,6 +130,27 @@ def test_what_is_to_come_may_change_and_what_was_may_not(uninterrupted, values, 
     assert refused.returncode == 2
     assert "phases: was" in refused.stderr
     assert ledger_lines(changed) == ledger_lines(uninterrupted)
+
+
+def test_a_person_may_have_sequences_passed_over_that_are_to_come(uninterrupted, values, tmp_path):
+    run = copy_up_to(uninterrupted, tmp_path / "run", 10)
+    config = tiny.write_config(tmp_path / "run.yaml", values(run))
+    before = read_ledger(run)
+    write_ledger(run, [*before, SkipEntry(7, 1, "the loss rose")])  # which lies behind
+    refused = tiny.run_alone(config)
+    assert refused.returncode == 2
+    assert "skips: was [], is [[7, 1]]" in refused.stderr
+
+    skip = SkipEntry(11, 2, "the loss rose")
+    write_ledger(run, [*before, skip])
+    ended = tiny.launch(config)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    assert skip in read_ledger(run)
+    assert tiny.losses(run)[11] == tiny.losses(uninterrupted)[11]
+    assert_trace_tells_what_metrics_tell(run)
+    # Until the batch grows after step 14, a step has the documents of the one after the next.
+    traces = Trace(run), Trace(uninterrupted)
+    assert traces[0].step(12) == traces[1].step(14)
 
 
 @pytest.fixture(scope="module")
@@ -117,4 +188,14 @@ def test_a_damaged_row_group_stops_a_run_or_is_left_out_as_the_config_says(
         (bad,) = [line for line in ledger_lines(run) if line["event"] == "bad_row_group"]
         assert (bad["source"], bad["group"]) == ("a", 1)
         losses[ranks] = list(tiny.losses(run).values())
+        assert_trace_tells_what_metrics_tell(run)
     assert losses[1] == pytest.approx(losses[2], rel=1e-4)
+
+    # What was left out stays so after a resume, and in a run that is finished and moved.
+    moved = copy_up_to(tmp_path / "skip-1", tmp_path / "moved", 10)
+    for told in ("done at step", "is finished"):
+        again = tiny.run_alone(tmp_path / "skip-1.yaml", "pretrain", "--run", str(moved))
+        assert again.returncode == 0, again.stderr[-3000:]
+        assert told in again.stderr
+        assert "left out from step" not in again.stderr
+    assert list(tiny.losses(moved).values()) == losses[1]

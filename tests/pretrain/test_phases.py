@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.errors import ConfigError
+from data_prep.errors import ConfigError, DataError
 from pretrain.ledger import BadRowGroup, Entry, PhaseEntry, SkipEntry, in_order
 from pretrain.mixture import Mixture
 from pretrain.order import Order, Rows, SourceRows, Visit
@@ -141,6 +141,7 @@ def test_counts_epochs_and_steps_for_count_what_was_gone_through(weights, ledger
             for name, count, rows in zip(NAMES, counts, rows_of_epoch, strict=True)
         }
         assert order.steps_for(held) == step
+        assert order.sequences(step) == held
         held += len(steps[step])
         assert order.steps_for(held) == step + 1
         assert order.steps_for(held - len(steps[step]) + 1) == step + 1
@@ -199,6 +200,14 @@ def test_rows_of_a_bad_row_group_are_marked_from_its_step_on_and_keep_their_plac
         met += sum(bad)
     assert met > 8
     assert plain.batch(0).usable.all()
+
+
+def test_a_source_of_which_nothing_is_left_stops_the_run():
+    bad = [BadRowGroup(3, "books", group, "no such file") for group in range(5)]
+    _order(bad[:-1])
+    with pytest.raises(DataError, match="all 5 row groups of source 'books' are declared bad"):
+        _order(bad)
+    _order([*bad[:-1], bad[0]])  # one of them twice, as after a rollback
 
 
 def test_at_one_step_a_phase_holds_before_a_skip_whichever_was_written_first():

@@ -44,7 +44,30 @@ def test_more_ranks_than_sequences_in_a_step_are_refused(values, tmp_path):
     config = tiny.write_config(tmp_path / "run.yaml", values(tmp_path / "run"))
     ended = tiny.run_alone(config, "pretrain", WORLD_SIZE="8", RANK="0", LOCAL_RANK="0")
     message = refused(ended, 2)
-    assert "8 ranks share a global batch of 5 sequences; start at most 5 ranks" in message
+    told = "8 ranks share a global batch of 5 sequences; start at most 5 ranks"
+    assert f"training.global_batch: {told}" in message
+    phases = [{"from_step": 4, "weights": {"a": 1}}, {"from_step": 9, "global_batch": 3}]
+    changed = values(tmp_path / "run", phases=phases)
+    config = tiny.write_config(tmp_path / "run.yaml", changed)
+    ended = tiny.run_alone(config, "pretrain", WORLD_SIZE="4", RANK="0", LOCAL_RANK="0")
+    message = refused(ended, 2)
+    assert "phases.1.global_batch: 4 ranks share a global batch of 3 sequences" in message
+
+
+def test_ranks_that_would_read_other_shards_are_refused(values, sets, tmp_path):
+    port = str(tiny.free_port())
+    ranks = []
+    for rank, read in enumerate((sets["a"], sets["b"])):
+        changed = values(tmp_path / "run", data__train={"a": {"path": str(read)}}, phases=[])
+        config = tiny.write_config(tmp_path / f"rank-{rank}.yaml", changed)
+        place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+        command = [sys.executable, str(tiny.ROOT / "launch/pretrain.py"), "--config", str(config)]
+        environment = tiny.ENVIRONMENT | place | {"MASTER_PORT": port}
+        ranks.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
+    told = "".join(process.communicate(timeout=120)[1] for process in ranks)
+    assert [process.returncode for process in ranks] == [1, 1]
+    assert "Traceback" not in told
+    assert told.count("rank 1 would train on something else than rank 0 (order: was") == 1
 
 
 def test_a_shard_changed_by_one_byte_is_named(values, sets, tmp_path):

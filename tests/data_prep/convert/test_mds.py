@@ -15,10 +15,11 @@ import zstandard
 from data_prep.__main__ import main
 from data_prep.convert import mds_files
 from data_prep.shards.manifest import Manifest
-from data_prep.shards.merge import merge
-from data_prep.shards.verify import verify
+from data_prep.shards.tools.merge import merge
+from data_prep.shards.tools.verify import verify
 from tests.data_prep.convert.texts import END, refused, texts
 from tests.data_prep.shards.encoded import rebuilt
+from tests.data_prep.shards.rewritten import rewrite
 
 MakeSet = Callable[..., Manifest]
 COMPRESS = {
@@ -161,7 +162,7 @@ def test_a_set_of_several_files_comes_back_with_the_same_rows(
     documents = texts(120)
     make_set(tmp_path / "a", documents[:50])
     make_set(tmp_path / "b", documents[50:])
-    merge(tmp_path / "both", [tmp_path / "a", tmp_path / "b"])
+    merge([tmp_path / "a", tmp_path / "b"], tmp_path / "both")
     words = [str(tmp_path / "both"), str(tmp_path / "out"), "--to", "mds"]
     assert main(["convert", *words]) == 0
     words = [str(tmp_path / "out"), str(tmp_path / "back"), "--from", "mds"]
@@ -177,7 +178,12 @@ def test_a_set_of_several_files_comes_back_with_the_same_rows(
 @pytest.mark.parametrize("compression", [None, *COMPRESS])
 @pytest.mark.parametrize(
     ("encoding", "kind"),
-    [("ndarray:int32", "int32"), ("ndarray", "uint16"), ("bytes", "int64")],
+    [
+        ("ndarray:int32", "int32"),
+        ("ndarray:uint64", "uint64"),
+        ("ndarray", "uint16"),
+        ("bytes", "int64"),
+    ],
 )
 def test_packed_rows_from_elsewhere_are_cut_at_their_end_tokens(
     tokenizer: Path, tmp_path: Path, compression: str | None, encoding: str, kind: str
@@ -185,8 +191,8 @@ def test_packed_rows_from_elsewhere_are_cut_at_their_end_tokens(
     documents = [document.tokens.tolist() for document in texts(80, longest=70)]
     flat = np.array([token for document in documents for token in document], kind)
     flat = flat[: len(flat) // 16 * 16]  # as LLM Foundry leaves out what fills no row
-    encode = {"ndarray:int32": array, "ndarray": lambda row: array(row, typed=True)}
-    encoded = encode.get(encoding, lambda row: row.tobytes())
+    encode = {"bytes": lambda row: row.tobytes(), "ndarray": lambda row: array(row, typed=True)}
+    encoded = encode.get(encoding, array)
     samples = [{"tokens": encoded(row)} for row in flat.reshape(-1, 16)]
     write(tmp_path / "c4", {"tokens": encoding}, samples, compression)
     words = [str(tmp_path / "c4"), str(tmp_path / "back"), "--from", "mds", "--source", "web"]
@@ -200,6 +206,19 @@ def test_packed_rows_from_elsewhere_are_cut_at_their_end_tokens(
     assert list(found.values())  # and each is as it was, but the last
     ordered = [found[f"mds:c4#{number}"] for number in range(len(found))]
     assert ordered[:-1] == documents[: len(found) - 1]
+
+
+@pytest.mark.parametrize("other", ["mds", "megatron"])
+def test_documents_that_were_left_out_stay_counted(
+    make_set: MakeSet, tokenizer: Path, tmp_path: Path, other: str
+) -> None:
+    make_set(tmp_path / "set", texts(40))
+    counts = Manifest.read(tmp_path / "set").counts
+    rewrite(tmp_path / "set", counts=counts | {"too_short": 5})
+    out, back = str(tmp_path / "out"), str(tmp_path / "back")
+    assert main(["convert", str(tmp_path / "set"), out, "--to", other]) == 0
+    assert main(["convert", out, back, "--from", other, "--tokenizer", str(tokenizer)]) == 0
+    assert Manifest.read(tmp_path / "back").counts["too_short"] == 5
 
 
 def test_text_is_sent_to_where_text_is_read(

@@ -12,7 +12,7 @@ import pytest
 from data_prep.__main__ import main
 from data_prep.convert import indexed_dataset
 from data_prep.shards.manifest import Manifest
-from data_prep.shards.verify import verify
+from data_prep.shards.tools.verify import verify
 from data_prep.tokenizer.encode import load_encoder
 from tests.data_prep.convert.texts import END, refused, texts
 from tests.data_prep.shards.encoded import rebuilt
@@ -106,7 +106,7 @@ def test_a_dataset_from_elsewhere_gets_ids_and_ends_and_the_packing_asked_for(
     write(tmp_path / "foreign", parts)
     back = tmp_path / "back"
     options = ["--tokenizer", tokenizer, "--source", "web", "--split", "validation"]
-    pack = ["--policy", "concat", "--sequence-length", "48", "--row-group", "64"]
+    pack = ["--policy", "concat", "--sequence_length", "48", "--row_group", "64"]
     words = ["convert", tmp_path / "foreign.idx", back, "--from", "megatron", *options, *pack]
     assert main([str(word) for word in words]) == 0
     assert verify(back) == []
@@ -136,6 +136,15 @@ def test_bytes_are_those_of_the_text_that_the_tokens_spell(tokenizer: Path, tmp_
     assert main([str(word) for word in words]) == 0
     listed = pd.read_parquet(tmp_path / "back" / "documents.parquet")
     assert listed["bytes"].tolist() == [len(text.encode()) for text in written]
+
+
+def test_bytes_as_tokens_get_an_end_token_that_is_no_byte(tokenizer: Path, tmp_path: Path) -> None:
+    write(tmp_path / "foreign", [[[1, 2]], [[255]]], "uint8")
+    words = ["convert", tmp_path / "foreign", tmp_path / "back", "--from", "megatron"]
+    words += ["--tokenizer", tokenizer, "--source", "web"]
+    assert main([str(word) for word in words]) == 0
+    found = rebuilt([tmp_path / "back" / "shard.parquet"])
+    assert list(found.values()) == [[1, 2, END], [255, END]]
 
 
 def test_reading_in_small_parts_gives_the_same(

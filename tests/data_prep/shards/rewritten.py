@@ -9,12 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.files import sha256_file
-from data_prep.shards.file_checks import format_of
 from data_prep.shards.manifest import DOCUMENTS_FILE, Manifest, ShardFile
 from data_prep.shards.parquet_file import Footer
 from data_prep.shards.parquet_writer import ParquetFileWriter
 from data_prep.shards.schema import DOCUMENTS
-from data_prep.shards.verify import verify
+from data_prep.shards.tools.verify import verify
 from data_prep.shards.writer import EncodedDocument
 from tests.data_prep.shards.encoded import encoded_documents
 
@@ -45,7 +44,7 @@ def rewrite(
     shard, listed = folder / manifest.files[0].name, folder / DOCUMENTS_FILE
     rows = pq.read_table(shard).to_pylist()
     change(rows)
-    form = format_of(manifest)
+    form = manifest.form
     writer = ParquetFileWriter(
         shard, form.arrow_schema(), form.encodings(), form.file_metadata() | (metadata or {})
     )

@@ -26,7 +26,7 @@ from data_prep.shards.build import (
     with_boundaries,
 )
 from data_prep.shards.reader import ShardSet
-from data_prep.shards.verify import verify
+from data_prep.shards.tools.verify import verify
 from data_prep.tokenizer.encode import EncodedTexts, load_encoder
 from data_prep.tokenizer.train import TokenizerStage
 from data_prep.units import finished
@@ -305,6 +305,24 @@ def test_settings_of_packing_reach_the_sets(
     )
     assert set(frame["rows"].map(len)) == {3} if "epochs" in pack else counts["rows"] > 1
     assert verify(folder) == []
+
+
+def test_documents_of_a_unit_of_which_all_are_too_short_are_counted(
+    tmp_path: Path, config: Callable[..., CorpusConfig]
+) -> None:
+    units = {
+        "words/a": {"train": ["acute renal failure " * 9], "validation": []},
+        "words/b": {"train": ["x", "y"], "validation": ["z"]},
+    }
+    made = config(tmp_path, min_tokens=20)
+    run_all(made, units)
+    counts = ShardSet(tmp_path / "shards/words-train").manifest.counts
+    assert (counts["documents"], counts["too_short"]) == (1, 2)
+    assert [path.name for path in (tmp_path / "shards").glob("words-*")] == ["words-train"]
+    assert verify(tmp_path / "shards/words-train") == []
+    units["words/b"]["train"].append("w")
+    run_all(made, units)
+    assert ShardSet(tmp_path / "shards/words-train").manifest.counts["too_short"] == 3
 
 
 def test_another_seed_puts_other_documents_beside_each_other(

@@ -12,7 +12,7 @@ import yaml
 from data_prep.config import CorpusConfig
 from data_prep.config_file import to_yaml
 from data_prep.shards.reader import ShardSet
-from data_prep.shards.verify import verify
+from data_prep.shards.tools.verify import verify
 from tests import tiny
 from tests.data_prep.shards.curated import TEXTS, run_all
 

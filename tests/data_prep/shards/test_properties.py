@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.shards import shuffle, window_packer
+from data_prep.shards.packing import shuffle, window_packer
 from data_prep.shards.schema import ShardFormat
 from data_prep.shards.writer import EncodedBatch, EncodedDocument, ShardCounts, ShardWriter
 

@@ -14,11 +14,11 @@ import pytest
 
 from data_prep.download.transfer import Patience
 from data_prep.errors import ConfigError, DataError
-from data_prep.shards.fetch import fetch
 from data_prep.shards.manifest import Manifest
 from data_prep.shards.reader import ShardSet
 from data_prep.shards.remote_storage import RemoteStorage
 from data_prep.shards.storage import LocalStorage, UnreadableError
+from data_prep.shards.tools.fetch import fetch
 from tests.data_prep.shards.encoded import encoded_documents
 from tests.data_prep.shards.range_server import SLOW_DOWN, RangeServer
 

@@ -14,8 +14,8 @@ from data_prep.files import sha256_file
 from data_prep.shards import unpack
 from data_prep.shards.encoded import METADATA
 from data_prep.shards.manifest import DOCUMENTS_FILE, Manifest
-from data_prep.shards.merge import merge
 from data_prep.shards.reader import ShardSet
+from data_prep.shards.tools.merge import merge
 from data_prep.shards.unpack import documents_of
 from data_prep.shards.writer import EncodedDocument
 from tests.data_prep.shards.encoded import encoded_documents
@@ -103,7 +103,7 @@ def test_a_set_of_several_files_is_unpacked_as_one(make_set: MakeSet, tmp_path: 
     given_ = encoded_documents(120, seed=1)
     make_set(tmp_path / "a", given_[:50])
     make_set(tmp_path / "b", given_[50:])
-    merge(tmp_path / "both", [tmp_path / "a", tmp_path / "b"])
+    merge([tmp_path / "a", tmp_path / "b"], tmp_path / "both")
     assert in_order_of_ids(unpacked(tmp_path / "both")) == in_order_of_ids(given_)
 
 

@@ -84,7 +84,7 @@ def test_a_list_too_long_to_be_sorted_at_once_is_the_same(
 ) -> None:
     documents = encoded_documents(90)
     _, whole, _ = write(tmp_path / "whole", documents, form())
-    monkeypatch.setattr("data_prep.shards.listed.SORTED_AT_ONCE", 20)
+    monkeypatch.setattr("data_prep.shards.document_list_writer.SORTED_AT_ONCE", 20)
     _, parts, _ = write(tmp_path / "parts", documents, form())
     pd.testing.assert_frame_equal(pd.read_parquet(whole), pd.read_parquet(parts))
     assert {path.name for path in parts.parent.iterdir()} == {

@@ -118,4 +118,5 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
         check=False,
     )
     assert run.returncode == 2
-    assert run.stderr == "fertility: expected the output folder of a corpus after it\n"
+    expected = "expected OUTPUT [TOKENIZER ...] after it, found nothing"
+    assert run.stderr == f"fertility: {expected}; see python -m data_prep --help\n"
