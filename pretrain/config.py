@@ -145,7 +145,7 @@ class RunConfig(Section):
     optimizer: Optimizer
     schedule: Schedule = Schedule()  # type: ignore[call-arg]
     training: Training
-    phases: list[Phase] = []  # in order; the ledger keeps those that have begun
+    phases: list[Phase] = []  # in order; RUN/ledger.jsonl repeats them
     deepspeed: Path  # DeepSpeed's own JSON
     checkpoint: Checkpoint = Checkpoint()  # type: ignore[call-arg]
     tracking: Tracking = Tracking()

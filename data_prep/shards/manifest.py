@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from data_prep.errors import DataError
 from data_prep.files import digest, write_json
@@ -27,7 +27,7 @@ class ShardFile(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str
+    name: str = Field(pattern=r"^[^/]+\.parquet$")  # in the set's folder, nowhere else
     bytes: int
     sha256: str
     footer_sha256: str  # of the footer, its length and the closing magic
@@ -39,7 +39,7 @@ class Manifest(ShardFormat):
 
     source: str
     split: str
-    files: list[ShardFile]  # in the order in which their rows are numbered
+    files: list[ShardFile] = Field(min_length=1)  # in the order in which their rows are numbered
     counts: dict[str, int]  # see ShardCounts
     settings: dict[str, Any]  # those that determine the bytes
     documents_sha256: str

@@ -357,3 +357,20 @@ def test_windows_of_documents_are_refused(
     make_set(tmp_path / "set", texts(20), policy="per_document", epochs=2)
     words = ["convert", tmp_path / "set", tmp_path / "out", "--to", "mds"]
     assert "policy per_document" in refused(capsys, words, 2)
+
+
+@pytest.mark.parametrize("key", ["samples", "column_sizes", "raw_data"])
+def test_an_index_that_leaves_out_what_reading_needs_is_one_line(
+    make_set: MakeSet,
+    tokenizer: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    key: str,
+) -> None:
+    make_set(tmp_path / "set", texts(20))
+    assert main(["convert", str(tmp_path / "set"), str(tmp_path / "out"), "--to", "mds"]) == 0
+    capsys.readouterr()
+    rewrite_index(tmp_path / "out", lambda index: index["shards"][0].pop(key))
+    words = ["convert", tmp_path / "out", tmp_path / "back", "--from", "mds"]
+    told = refused(capsys, [*words, "--tokenizer", tokenizer], 1)
+    assert "index.json: not the index of an MDS dataset" in told

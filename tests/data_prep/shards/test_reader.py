@@ -349,3 +349,16 @@ def test_reading_imports_nothing_that_takes_time(tmp_path: Path, make_set: MakeS
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert ended.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("files", [[], [{"name": "../elsewhere.parquet"}]])
+def test_a_manifest_without_files_or_with_one_elsewhere_is_refused(
+    tmp_path: Path, make_set: MakeSet, files: list[dict]
+) -> None:
+    make_set(tmp_path / "set", encoded_documents(30))
+    path = tmp_path / "set" / "manifest.json"
+    fields = json.loads(path.read_text())
+    fields["files"] = [fields["files"][0] | file for file in files]
+    path.write_text(json.dumps(fields))
+    with pytest.raises(DataError, match=r"manifest.json: files"):
+        ShardSet(tmp_path / "set")

@@ -153,7 +153,19 @@ def test_what_exists_is_not_overwritten(make_set: MakeSet, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "text", ["", "train", "train=1", "a=1,a=2", "a=0,b=1", "a=-1,b=2", "a=1,b=x", "../a=1,b=1"]
+    "text",
+    [
+        "",
+        "train",
+        "train=1",
+        "a=1,a=2",
+        "a=0,b=1",
+        "a=-1,b=2",
+        "a=1,b=x",
+        "a=1,b=²",
+        f"a=1,b={10**20}",
+        "../a=1,b=1",
+    ],
 )
 def test_parts_that_cannot_be_meant_are_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="--parts"):

@@ -163,4 +163,5 @@ def test_a_set_without_its_list_of_documents_is_one_line(
         path.write_bytes(content)
     assert main(["stats", str(made[0])]) == 1
     error = capsys.readouterr().err
-    assert error.startswith(f"{path}: missing or not the file") and error.count("\n") == 1
+    assert error.startswith(f"{path}: missing or not the file")
+    assert error.count("\n") == 1
