@@ -46,7 +46,7 @@ class SkipEntry:
 
     event: ClassVar[str] = "skip"
     step: Step
-    steps: Annotated[int, Field(ge=1)]
+    steps: int
     reason: str
 
 
