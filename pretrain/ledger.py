@@ -11,10 +11,10 @@ a pure function of its seed, its shard sets, its settings and this file.
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import orjson
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, ValidationError
 from pydantic.dataclasses import dataclass
 
 from data_prep.documents import read_json_lines
@@ -24,7 +24,6 @@ from data_prep.files import write_atomically
 LEDGER = "ledger.jsonl"
 # People write entries too: a number in quotes or a misspelt key must not pass.
 CHECKED = ConfigDict(extra="forbid", strict=True)
-Step = Annotated[int, Field(ge=0)]
 
 
 @dataclass(frozen=True, config=CHECKED)
@@ -35,7 +34,7 @@ class PhaseEntry:
     """
 
     event: ClassVar[str] = "phase"
-    step: Step
+    step: int
     weights: dict[str, int] | None = None
     global_batch: int | None = None
 
@@ -45,7 +44,7 @@ class SkipEntry:
     """The sequences of the next `steps` steps are passed over."""
 
     event: ClassVar[str] = "skip"
-    step: Step
+    step: int
     steps: int
     reason: str
 
@@ -55,7 +54,7 @@ class BadRowGroup:
     """The rows of a row group of a source are left out of their batches."""
 
     event: ClassVar[str] = "bad_row_group"
-    step: Step
+    step: int
     source: str
     group: int  # in the source's shard set
     reason: str
