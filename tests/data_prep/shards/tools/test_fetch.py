@@ -1,6 +1,5 @@
 """A set fetched to local disk appears whole or not at all, and what came once is not fetched again."""
 
-import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -11,6 +10,7 @@ import pytest
 
 from data_prep.download.transfer import Patience
 from data_prep.errors import ConfigError, DataError
+from data_prep.files import sha256_file
 from data_prep.lock import FolderLock
 from data_prep.shards.manifest import Manifest
 from data_prep.shards.reader import ShardSet
@@ -135,13 +135,12 @@ def test_a_folder_with_another_set_is_left_alone(
 
 def test_a_name_that_leads_out_of_the_folder_is_refused(tmp_path: Path, origin: Path) -> None:
     manifest = Manifest.read(origin)
-    (file,) = manifest.files
-    shutil.move(origin / file.name, tmp_path / "outside.parquet")
-    outside = file.model_copy(update={"name": "../outside.parquet"})
-    Manifest.model_validate(manifest.model_dump() | {"files": [outside]}).write(origin)
+    (tmp_path / "outside.json").write_text("{}")
+    outside = {"../../outside.json": sha256_file(tmp_path / "outside.json")}
+    Manifest.model_validate(manifest.model_dump() | {"tokenizer": outside}).write(origin)
     with pytest.raises(DataError, match="leads out of the folder"):
         fetch(origin, tmp_path / "deep/here")
-    assert not (tmp_path / "deep/outside.parquet").exists()
+    assert not (tmp_path / "deep/outside.json").exists()
 
 
 def command(*arguments: object) -> subprocess.CompletedProcess[str]:
