@@ -14,6 +14,7 @@ from data_prep.shards.manifest import Manifest
 from data_prep.shards.schema import ShardFormat
 from data_prep.shards.writer import EncodedDocument
 from data_prep.tokenizer.encode import load_encoder
+from tests.data_prep.shards.rewritten import documents
 
 TEXT = "The rate of acute renal failure was 12.5% (95% CI 10 to 15) in the treated patients. "
 
@@ -91,3 +92,10 @@ def config(tokenizer: Path) -> Callable[..., CorpusConfig]:
         return validate(CorpusConfig, values, "test")
 
     return make
+
+
+@pytest.fixture
+def made(tmp_path: Path, make_set: Callable[..., Manifest]) -> Path:
+    """A good set, packed by best fit, of which one thing is then changed."""
+    make_set(tmp_path / "set", documents())
+    return tmp_path / "set"

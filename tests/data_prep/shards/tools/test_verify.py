@@ -36,13 +36,6 @@ from tests.data_prep.shards.rewritten import (
 MakeSet = Callable[..., Manifest]
 
 
-@pytest.fixture
-def made(tmp_path: Path, make_set: MakeSet) -> Path:
-    """A good set, packed by best fit, of which one thing is then changed."""
-    make_set(tmp_path / "set", documents())
-    return tmp_path / "set"
-
-
 # --- what is good
 
 
