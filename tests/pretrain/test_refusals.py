@@ -78,8 +78,9 @@ def test_a_shard_changed_by_one_byte_is_named(values, sets, tmp_path):
     content[len(content) // 3] ^= 1
     shard.unlink()  # it may be a hard link
     shard.write_bytes(content)
+    train = {"a": {"path": str(broken)}}
     config = tiny.write_config(
-        tmp_path / "run.yaml", values(tmp_path / "run", data__train={"a": {"path": str(broken)}})
+        tmp_path / "run.yaml", values(tmp_path / "run", data__train=train, phases=[])
     )
     message = refused(tiny.run_alone(config), 1)
     assert str(shard) in message
