@@ -74,11 +74,12 @@ def _rows(output: Path, first: int) -> Iterator[Any]:
 
 def _batches(output: Path, first: int) -> Iterator[Any]:
     from pretrain.loader import StepDataset, Steps
+    from pretrain.step_rows import StepRows
 
     shards = ShardSet(output)
     stop = int(shards.row_groups.sum()) // BATCH
-    dataset = StepDataset(_order(shards), [shards], 0, 1, 64, "document", first, stop)
-    for batch in Steps(dataset):
+    rows = StepRows(_order(shards), [shards], 0, 1, 64)
+    for batch in Steps(StepDataset(rows, "document", first, stop)):
         for micro_batch in batch.micro_batches:
             yield from micro_batch["tokens"]
 

@@ -45,7 +45,7 @@ def export(config: ExportConfig) -> Path:
     with folder_atomically(config.output) as partial:
         model.save_pretrained(partial)
         for name in shards.manifest.tokenizer:
-            (partial / name).write_bytes(shards.storage.content(f"{TOKENIZER_FOLDER}/{name}"))
+            (partial / name).write_bytes(shards.content(f"{TOKENIZER_FOLDER}/{name}"))
         _generation(shards).save_pretrained(partial)
         _complete_tokenizer(partial, model.config)
         for path in partial.iterdir():  # safetensors writes for its owner alone

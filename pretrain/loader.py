@@ -5,20 +5,18 @@ decodes the row groups it needs. A run is continued by naming the step to start 
 """
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch.utils.data
 
 from data_prep.errors import ConfigError, ProjectError
-from data_prep.shards.reader import ShardSet
 from pretrain.batch import Attention, Tensors, assemble, micro_batches, trained_tokens
 from pretrain.ledger import BadRowGroup
-from pretrain.order import Order
 from pretrain.packed_rows import PackedRows
 from pretrain.share import Share
-from pretrain.step_rows import BadRowGroups, StepRows
+from pretrain.step_rows import StepRows
 
 
 @dataclass
@@ -64,7 +62,7 @@ class StepBatch:
 
 
 class StepDataset(torch.utils.data.IterableDataset):
-    """The `StepBatch` of rank `rank` for each step from `start_step` up to `stop_step`.
+    """The `StepBatch` of a rank, whose rows are `rows`, for each step from `start_step` up to `stop_step`.
 
     In a DataLoader (batch_size=None), or through Steps, n workers take the steps in turn and the loader
     gives them in order, the same ones for any n. Memory and row groups that cannot be read: StepRows.
@@ -72,18 +70,13 @@ class StepDataset(torch.utils.data.IterableDataset):
 
     def __init__(
         self,
-        order: Order,
-        shard_sets: Sequence[ShardSet],
-        rank: int,
-        world: int,
-        micro_batch: int,
+        rows: StepRows,
         attention: Attention,
         start_step: int,
         stop_step: int,
-        bad_row_groups: BadRowGroups = "stop",
     ):
         super().__init__()
-        self.rows = StepRows(order, shard_sets, rank, world, micro_batch, bad_row_groups)
+        self.rows = rows
         self.attention: Attention = attention
         self.steps = range(start_step, stop_step)
 

@@ -29,6 +29,7 @@ from pretrain.plan import Plan, check_tokenizer, ledger_of
 from pretrain.run_folder import differences, refuse_changes, write_status
 from pretrain.schedule import learning_rate
 from pretrain.start_report import start_facts
+from pretrain.step_rows import StepRows
 from pretrain.validation_rows import validation_batches
 
 INTERRUPTED = (
@@ -242,19 +243,16 @@ class Trainer:
 
     def _batches(self) -> Iterator[StepBatch]:
         config = self.config
-        dataset = StepDataset(
+        rows = StepRows(
             self.plan.order,
             list(self.plan.train.values()),
             self.ranks.rank,
             self.ranks.world,
             config.training.micro_batch,
-            config.data.attention,
-            start_step=self.step,
-            stop_step=self.plan.steps,
-            bad_row_groups=config.data.bad_row_groups,
+            config.data.bad_row_groups,
         )
         steps = Steps(
-            dataset,
+            StepDataset(rows, config.data.attention, self.step, self.plan.steps),
             config.data.workers,
             pin_memory=self.device.type == "cuda",
             worker_init_fn=ignore_in_worker,

@@ -133,11 +133,15 @@ class ShardSet:
 
     def documents(self) -> pa.Table:
         """documents.parquet, sorted by id; raises DataError where it was changed."""
-        with self._naming(str(self.storage.address(DOCUMENTS_FILE))):
-            content = self.storage.content(DOCUMENTS_FILE)
-            if hashlib.sha256(content).hexdigest() != self.manifest.documents_sha256:
+        return pq.read_table(pa.BufferReader(self.content(DOCUMENTS_FILE)))
+
+    def content(self, name: str) -> bytes:
+        """A file that holds no rows, whole, its hash compared; raises DataError where it is missing or changed."""
+        with self._naming(str(self.storage.address(name))):
+            content = self.storage.content(name)
+            if hashlib.sha256(content).hexdigest() != self.manifest.hashes[name]:
                 raise UnreadableError("not the file that the manifest names")
-        return pq.read_table(pa.BufferReader(content))
+        return content
 
     def checked(self, name: str) -> Path:
         """The path of a local set's file, its hash compared; raises DataError where it is missing or changed.

@@ -17,6 +17,7 @@ from data_prep.shards.writer import EncodedDocument, ShardWriter
 from pretrain.ledger import Entry
 from pretrain.loader import StepBatch, StepDataset
 from pretrain.order import Order, SourceRows
+from pretrain.step_rows import StepRows
 
 LENGTH, BATCH, SHUFFLE = 12, 8, 3
 FORM = ShardFormat(
@@ -100,10 +101,8 @@ def order_of(sets, ledger: Sequence[Entry] = ()) -> Order:
 def dataset_of(
     sets, start=0, stop=30, rank=0, world=1, micro_batch=3, ledger=(), bad_row_groups="stop"
 ) -> StepDataset:
-    order = order_of(sets, ledger)
-    return StepDataset(
-        order, sets, rank, world, micro_batch, "document", start, stop, bad_row_groups
-    )
+    rows = StepRows(order_of(sets, ledger), sets, rank, world, micro_batch, bad_row_groups)
+    return StepDataset(rows, "document", start, stop)
 
 
 def rows_of(batch: StepBatch) -> list[tuple[list[int], ...]]:

@@ -31,11 +31,6 @@ from tests.pretrain.loading import (
 )
 
 
-@pytest.fixture(scope="session")
-def unchanged(tmp_path_factory) -> list[ShardSet]:
-    return two_sets(tmp_path_factory.mktemp("sets"))
-
-
 @pytest.fixture
 def sets(tmp_path) -> list[ShardSet]:
     return two_sets(tmp_path)
@@ -49,7 +44,7 @@ def test_a_rank_decodes_its_groups_about_once_and_lets_them_go(tmp_path):
     order = Order([SourceRows("large", shards.row_groups)], [1], 1, 16, 8)
     for rank in range(2):
         shards.reads.clear()
-        for _ in StepDataset(order, [shards], rank, 2, 8, "document", 0, 256):
+        for _ in StepDataset(StepRows(order, [shards], rank, 2, 8), "document", 0, 256):
             pass
         assert 64 <= sum(shards.reads.values()) <= 1.25 * 128 / 2
     assert shards.most_held <= 8 + READ_AHEAD + 1

@@ -10,11 +10,6 @@ from pretrain.validation_rows import validation_batches
 from tests.pretrain.loading import LENGTH, Counting, contents_of, two_sets
 
 
-@pytest.fixture(scope="session")
-def unchanged(tmp_path_factory) -> list[ShardSet]:
-    return two_sets(tmp_path_factory.mktemp("sets"))
-
-
 @pytest.fixture
 def sets(tmp_path) -> list[ShardSet]:
     return two_sets(tmp_path)

@@ -7,6 +7,8 @@ from collections import Counter, defaultdict
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from tests.http_handler import Quiet
+
 
 class DirectoryServer:
     """Serves `files` (path: bytes). `faults` holds, by path, answers to give once each, in order.
@@ -49,12 +51,7 @@ class DirectoryServer:
 
 
 def _handler(server):
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def log_message(self, *arguments):
-            pass
-
+    class Handler(Quiet, BaseHTTPRequestHandler):
         def do_HEAD(self):
             self.answer(body=False)
 

@@ -14,12 +14,10 @@ import boto3
 from botocore.config import Config
 from moto.server import ThreadedMotoServer
 
+from tests.http_handler import Quiet
+
 BUCKET = "pmc-oa-opendata"
 INVENTORIES = f"inventory-reports/{BUCKET}/metadata"
-SLOW_DOWN = (
-    b'<?xml version="1.0" encoding="UTF-8"?><Error><Code>SlowDown</Code>'
-    b"<Message>Please reduce your request rate.</Message></Error>"
-)
 
 
 def jats(pmcid, text="A sentence about cells.", size=0):
@@ -157,12 +155,7 @@ class PmcServer:
 
 
 def _handler(server):
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def log_message(self, *arguments):
-            pass
-
+    class Handler(Quiet, BaseHTTPRequestHandler):
         def do_HEAD(self):
             self.do_GET()
 

@@ -13,7 +13,8 @@ from data_prep.documents import Deletion, Reject, read_json_lines
 from data_prep.download.inventory import read_inventory
 from data_prep.download.stage import download
 from data_prep.download.transfer import Patience
-from tests.data_prep.download.pmc_server import INVENTORIES, SLOW_DOWN, jats
+from tests.data_prep.download.pmc_server import INVENTORIES, jats
+from tests.http_handler import SLOW_DOWN
 
 QUICK = Patience(attempts=4, first_s=0.01, longest_s=0.05)
 FIRST, SECOND, THIRD = "2026-11-20T01-00Z", "2026-11-21T01-00Z", "2026-11-22T01-00Z"

@@ -15,6 +15,7 @@ from data_prep.download.inventory import read_inventory
 from data_prep.download.stage import download
 from data_prep.download.transfer import Patience
 from data_prep.errors import ConfigError
+from tests.http_handler import Quiet
 
 HASTY = Patience(attempts=3, first_s=0.01, longest_s=0.01)
 KEY = "secret-key"
@@ -72,12 +73,7 @@ class Scholar:
 
 
 def _handler(scholar):
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def log_message(self, *arguments):
-            pass
-
+    class Handler(Quiet, BaseHTTPRequestHandler):
         def do_HEAD(self):
             self.answer(403, b"a signature is good for one method")
 

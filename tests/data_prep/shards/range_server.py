@@ -11,11 +11,9 @@ import boto3
 from botocore.config import Config
 from moto.server import ThreadedMotoServer
 
+from tests.http_handler import Quiet
+
 BUCKET = "sets"
-SLOW_DOWN = (
-    b'<?xml version="1.0" encoding="UTF-8"?><Error><Code>SlowDown</Code>'
-    b"<Message>Please reduce your request rate.</Message></Error>"
-)
 
 
 class RangeServer:
@@ -75,12 +73,7 @@ class RangeServer:
 
 
 def _handler(server):
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def log_message(self, *arguments):
-            pass
-
+    class Handler(Quiet, BaseHTTPRequestHandler):
         def do_HEAD(self):
             self.answer((None,))
 

@@ -20,7 +20,8 @@ from data_prep.shards.remote_storage import RemoteStorage
 from data_prep.shards.storage import LocalStorage, UnreadableError
 from data_prep.shards.tools.fetch import fetch
 from tests.data_prep.shards.encoded import encoded_documents
-from tests.data_prep.shards.range_server import SLOW_DOWN, RangeServer
+from tests.data_prep.shards.range_server import RangeServer
+from tests.http_handler import SLOW_DOWN
 
 MakeSet = Callable[..., Manifest]
 
