@@ -1,4 +1,4 @@
-# make demo | test | lint | bench      INPUT=DIR: the demo on your own PubMed XML and JATS
+# make demo | test | test-long | lint | bench      INPUT=DIR: the demo on your own PubMed XML and JATS
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,13 +9,18 @@ INPUT ?=
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test lint format bench lock clean
+.PHONY: demo test test-long lint format bench lock clean
 
 demo: $(INSTALLED)
 	$(BIN)/python launch/demo.py $(if $(INPUT),--input "$(INPUT)")
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests -m "not long"
+
+# Hours of failures on purpose; its result is docs/reliability.md.
+test-long: $(INSTALLED)
+	$(BIN)/python -m pytest tests -m long --junitxml $(VENV)/long.xml; \
+		code=$$?; $(BIN)/python -m tests.reliability_page $(VENV)/long.xml > docs/reliability.md; exit $$code
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -1,18 +1,15 @@
-"""Checkpoints: whole or not at all, found again, and loaded on any number of ranks.
+"""Checkpoints: whole or not at all, found again, and loaded on any number of ranks and by any ZeRO stage.
 
     RUN/checkpoints/step-00000200/   DeepSpeed's files, state.json, manifest.json (sizes and SHA-256)
-    RUN/checkpoints/latest           the name of the newest one
+    RUN/checkpoints/latest           the name of the newest one, for people: it is not what is believed
+    RUN/checkpoints/damaged-step-…   one that was passed over
 
 DeepSpeed writes into a hidden folder; the manifest is written last and the folder renamed, so what
 has the name is whole. Its default torch writer is used: the asynchronous ones cannot load ZeRO-3
 state back under current torch.
 """
 
-import os
 import shutil
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -27,46 +24,57 @@ from data_prep.files import (
     write_json,
 )
 from pretrain import distributed
+from pretrain.checkpoint_copy import Remote
+from pretrain.checkpoint_names import MANIFEST as MANIFEST
+from pretrain.checkpoint_names import STATE, named_steps, to_remove
+from pretrain.checkpoint_names import name_of as name_of
+from pretrain.checkpoint_names import saved_steps as saved_steps
 from pretrain.distributed import Ranks
-
-MANIFEST = "manifest.json"
-STATE = "state.json"
-# ZeRO-3 saves the weights in fp32 and AdamW's two moments (12 bytes a trained parameter) and a copy
-# of the weights in training precision (4 bytes at most).
-BYTES_PER_PARAMETER = 16
+from pretrain.layout import bytes_needed, check_loadable, on_nvme
+from pretrain.reshard import restore
 
 
-def name_of(step: int) -> str:
-    return f"step-{step:08d}"
-
-
-def saved_steps(folder: Path) -> list[int]:
-    """Steps of the checkpoints in `folder` (RUN/checkpoints), newest first."""
-    pattern = "step-" + "[0-9]" * 8
-    names = [path.name for path in folder.glob(pattern) if (path / MANIFEST).exists()]
-    return sorted((int(name.removeprefix("step-")) for name in names), reverse=True)
+def read_state(path: Path) -> dict[str, Any]:
+    """What `save` was given beside the engine (step, world size, hashes), and the layout."""
+    return read_json(path / STATE)
 
 
 class Checkpoints:
-    """The checkpoints of one run; every method is called by all ranks together."""
+    """The checkpoints of one run; every method is called by all ranks together.
 
-    def __init__(self, folder: Path, ranks: Ranks, keep: int):
+    `layout`: of this start, by pretrain.layout.layout_of. `copy_to`: where copies of lost ones may be; they
+    are made by pretrain.checkpoint_copy.CheckpointCopy.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        ranks: Ranks,
+        layout: dict[str, Any],
+        keep: int,
+        keep_every: int | None = None,
+        copy_to: str | None = None,
+    ):
         self.folder = folder
         self.ranks = ranks
-        self.keep = keep
+        self.layout = layout
+        self.keep, self.keep_every = keep, keep_every
+        self.copy_to = copy_to
 
     def prepare(self) -> None:
-        """Make the folder and remove what killed runs left half-written."""
+        """Make the folder and remove what killed runs left half-written or half-removed."""
         if self.ranks.first:
             self.folder.mkdir(parents=True, exist_ok=True)
             remove_partials(self.folder)
         distributed.barrier()
 
+    # ---- saving ----------------------------------------------------------------------------
+
     def save(self, engine: Any, step: int, state: dict[str, Any], parameters: int) -> Path:
         """Write the checkpoint of `step`; `parameters`: how many are trained, for the space check."""
-        self._check_space(parameters)
+        self._check_space(bytes_needed(parameters, self.layout))
         final = self.folder / name_of(step)
-        partial = self.folder / f".{final.name}.partial"
+        partial = self._hidden(final, "partial")
         if self.ranks.first:
             shutil.rmtree(partial, ignore_errors=True)
         distributed.barrier()
@@ -78,135 +86,193 @@ class Checkpoints:
                 save_latest=False,
                 exclude_frozen_parameters=True,
             )
+            distributed.barrier()
+            self._complete(partial, final, state)
         except (OSError, RuntimeError) as error:
+            if not _is_of_disk(error):
+                raise
             reason = str(error).splitlines()[0]
             free = shutil.disk_usage(self.folder).free / 1e9
+            shutil.rmtree(partial, ignore_errors=True)
             raise ProjectError(
                 f"checkpoint of step {step}: could not be written ({reason}; {free:.2f} GB free in "
                 f"{self.folder}); earlier checkpoints are whole: free space and start again"
             ) from error
-        distributed.barrier()
-        self._complete(partial, final, state)
         return final
 
     def _complete(self, partial: Path, final: Path, state: dict[str, Any]) -> None:
         if self.ranks.first:
-            write_json(partial / STATE, state)
+            write_json(partial / STATE, state | {"layout": self.layout})
         distributed.barrier()
         # One listing for all: a network file system may show another rank an older one.
-        names = sorted(path.name for path in partial.iterdir()) if self.ranks.first else None
+        names = _files_below(partial) if self.ranks.first else None
         share = distributed.from_first(names)[self.ranks.rank :: self.ranks.world]
         for name in share:
             fsync_file(partial / name)
-        files = {
-            name: {"bytes": (partial / name).stat().st_size, "sha256": sha256_file(partial / name)}
-            for name in share
-        }
-        parts = distributed.gather(files)
+        parts = distributed.gather({name: _described(partial / name) for name in share})
         if self.ranks.first:
             write_json(
                 partial / MANIFEST, {name: of for part in parts for name, of in part.items()}
             )
-            shutil.rmtree(final, ignore_errors=True)
+            self._remove(final)  # a step that is done again, after a roll-back
             partial.rename(final)
             fsync_folder(self.folder)
-            with write_atomically(self.folder / "latest") as pointer:
-                pointer.write_text(final.name + "\n")
-            for old in saved_steps(self.folder)[self.keep :]:
-                shutil.rmtree(self.folder / name_of(old), ignore_errors=True)
+            self._point_at(final)
+            for old in to_remove(saved_steps(self.folder), self.keep, self.keep_every):
+                self._remove(self.folder / name_of(old))
         distributed.barrier()
 
-    def _check_space(self, parameters: int) -> None:
+    def _hidden(self, path: Path, ending: str) -> Path:
+        return self.folder / f".{path.name}.{ending}"
+
+    def _remove(self, path: Path) -> None:
+        """Remove a checkpoint: out of sight first, so that a kill leaves no half of it under its name."""
+        aside = self._hidden(path, "removed.partial")
+        shutil.rmtree(aside, ignore_errors=True)
+        if path.exists():
+            path.rename(aside)
+            shutil.rmtree(aside, ignore_errors=True)
+
+    def _point_at(self, path: Path) -> None:
+        with write_atomically(self.folder / "latest") as pointer:
+            pointer.write_text(path.name + "\n")
+
+    def _check_space(self, needed: int) -> None:
         free = shutil.disk_usage(self.folder).free if self.ranks.first else 0
         free = distributed.from_first(free)
-        needed = BYTES_PER_PARAMETER * parameters
         if free < needed:
             raise ProjectError(
                 f"checkpoint: {self.folder} has {free / 1e9:.2f} GB free, a checkpoint may need "
                 f"{needed / 1e9:.2f} GB; earlier checkpoints are whole: free space and start again"
             )
 
+    # ---- finding ---------------------------------------------------------------------------
+
     def newest(self) -> tuple[Path | None, list[str]]:
-        """The newest whole checkpoint, and a line for each damaged one, which is renamed damaged-step-…."""
-        skipped: list[str] = []
-        for step in distributed.from_first(saved_steps(self.folder)):
+        """The newest whole checkpoint, and a line for each damaged one, which is renamed damaged-step-….
+
+        Where no whole one is here, the newest copy is fetched. None where the run has not saved yet.
+        Raises DataError where it has, and nothing whole is left: beginning anew would lose it silently.
+        """
+        said: list[str] = []
+        for step in distributed.from_first(named_steps(self.folder)):
             path = self.folder / name_of(step)
-            faults = self._faults(path)
-            if not faults:
-                return path, skipped
-            skipped.append(f"{path} is damaged and is passed over: {faults[0]}")
+            found = faults(path, self.ranks)
+            if not found:
+                if self.ranks.first:
+                    self._point_at(path)
+                return path, said
+            said.append(f"{path} is damaged and is passed over: {found[0]}")
             if self.ranks.first:
                 aside = path.with_name(f"damaged-{path.name}")
                 shutil.rmtree(aside, ignore_errors=True)
                 path.rename(aside)
             distributed.barrier()
-        return None, skipped
+        if self.copy_to:
+            fetched = self._fetch(Remote(self.copy_to), said)
+            if fetched:
+                return fetched, said
+        self._refuse_to_begin_anew(said)
+        return None, said
 
-    def _faults(self, path: Path) -> list[str]:
-        faults: list[str] = []
-        try:
-            manifest = sorted(read_json(path / MANIFEST).items())
-        except ValueError:
-            manifest, faults = [], [f"{MANIFEST} is not readable"]
-        for name, about in manifest[self.ranks.rank :: self.ranks.world]:
-            file = path / name
-            if not file.exists():
-                faults.append(f"{name} is missing")
-            elif file.stat().st_size != about["bytes"]:
-                faults.append(f"{name} has {file.stat().st_size} bytes, not {about['bytes']}")
-            elif sha256_file(file) != about["sha256"]:
-                faults.append(f"{name} does not have the SHA-256 it was written with")
-        return [fault for part in distributed.gather(faults) for fault in part]
+    def _fetch(self, remote: Remote, said: list[str]) -> Path | None:
+        """The newest whole copy, brought here by all ranks together."""
+        for step in distributed.from_first(remote.steps() if self.ranks.first else None):
+            path = self.folder / name_of(step)
+            partial = self._hidden(path, "fetched.partial")
+            names = distributed.from_first(remote.names(step) if self.ranks.first else None)
+            for name in names[self.ranks.rank :: self.ranks.world]:
+                remote.fetch(step, name, partial)
+            distributed.barrier()
+            if found := faults(partial, self.ranks):
+                said.append(f"{remote.url}/{path.name} is damaged and is passed over: {found[0]}")
+                continue
+            if self.ranks.first:
+                partial.rename(path)
+                fsync_folder(self.folder)
+                self._point_at(path)
+            distributed.barrier()
+            said.append(f"{path.name} was fetched from {remote.url}: there was no whole one here")
+            return path
+        return None
 
-    def as_universal(self, path: Path) -> Path:
-        """The checkpoint in DeepSpeed's universal format, which any number of ranks can load."""
-        output = self.folder / f".{path.name}.universal.partial"
-        token = distributed.from_first(os.urandom(4).hex() if self.ranks.first else None)
-        outcome = self.folder / f".{token}.outcome.json"
-        if self.ranks.first:
-            shutil.rmtree(output, ignore_errors=True)
-            write_json(outcome, {"message": _convert(path, output)})
-        # Not a collective: a large model takes longer to convert than a collective may take.
-        while outcome.name not in os.listdir(self.folder):
-            time.sleep(1)
-        message = read_json(outcome)["message"]
-        distributed.barrier()
-        if self.ranks.first:
-            outcome.unlink()
-        if message:
-            raise DataError(message)
-        return output
+    def _refuse_to_begin_anew(self, said: list[str]) -> None:
+        left = sorted(path.name for path in self.folder.glob("damaged-step-*"))
+        if (self.folder / "latest").exists():
+            left.append("latest")
+        if left := distributed.from_first(left):
+            why = f" ({said[0]})" if said else ""
+            raise DataError(
+                f"{self.folder}: the run has saved, but no whole checkpoint is left{why}; put one back, or "
+                f"remove {' and '.join(left)} there to begin anew"
+            )
 
-    def load(self, engine: Any, path: Path, frozen: bool) -> None:
-        """Load weights and optimizer from a checkpoint or its universal form.
+    # ---- loading ---------------------------------------------------------------------------
 
-        `frozen`: some weights are not in it, because they come from the base model.
+    def load(self, engine: Any, path: Path) -> None:
+        """Give the engine weights, moments and counters of a checkpoint, of whatever layout.
+
+        Also into an engine that has trained on (a roll-back), except with offload to NVMe. Frozen weights
+        are left as they are. Raises ConfigError or DataError where it cannot be.
         """
+        check_loadable(read_state(path).get("layout", {}), self.layout, str(path))
+        if not on_nvme(self.layout):
+            restore(engine, path)
+            return
         loaded, _ = engine.load_checkpoint(
-            str(path.parent), tag=path.name, load_module_strict=not frozen
+            str(path.parent), tag=path.name, load_module_strict=False
         )
         if loaded is None:
             raise DataError(f"{path}: DeepSpeed did not load it; see its message above")
         distributed.barrier()
-        if self.ranks.first and path.name.endswith(".universal.partial"):
-            shutil.rmtree(path)
 
 
-def read_state(path: Path) -> dict[str, Any]:
-    """What `save` was given beside the engine: step, world size, hashes."""
-    return read_json(path / STATE)
+def faults(path: Path, ranks: Ranks) -> list[str]:
+    """What is wrong with a checkpoint's files; each rank looks at its share of them."""
+    found: list[str] = []
+    manifest: list[tuple[str, dict[str, Any]]] = []
+    try:
+        manifest = sorted((name, about) for name, about in read_json(path / MANIFEST).items())
+        if STATE not in dict(manifest):
+            found.append(f"{MANIFEST} names no {STATE}")
+    except FileNotFoundError:
+        found.append(f"{MANIFEST} is missing")
+    except (ValueError, AttributeError, TypeError):
+        found.append(f"{MANIFEST} is not readable")
+    found += [
+        fault for name, about in manifest[ranks.rank :: ranks.world]
+        if (fault := _fault(path, name, about))
+    ]  # fmt: skip
+    return [fault for part in distributed.gather(found) for fault in part]
 
 
-def _convert(path: Path, output: Path) -> str | None:
-    """Run DeepSpeed's converter in a process of its own; an error message, or None."""
-    command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal"]
-    command += ["--input_folder", str(path), "--output_folder", str(output)]
-    workers = str(os.cpu_count() or 1)
-    command += ["--num_extract_workers", workers, "--num_merge_workers", workers]
-    alone = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    environment = {key: value for key, value in os.environ.items() if key not in alone}
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if run.returncode == 0:
-        return None
-    last = (run.stderr.strip() or run.stdout.strip() or "no message").splitlines()[-1]
-    return f"{path}: cannot be converted for another number of ranks: {last}"
+def _fault(folder: Path, name: str, about: Any) -> str | None:
+    if not isinstance(about, dict) or about.keys() != {"bytes", "sha256"}:
+        return f"{MANIFEST} says of {name}: {about!r}"
+    try:
+        size = (folder / name).stat().st_size
+        if size != about["bytes"]:
+            return f"{name} has {size} bytes, not {about['bytes']}"
+        if sha256_file(folder / name) != about["sha256"]:
+            return f"{name} does not have the SHA-256 it was written with"
+    except FileNotFoundError:
+        return f"{name} is missing"
+    except OSError as error:
+        return f"{name} cannot be read ({error.strerror})"
+    return None
+
+
+def _is_of_disk(error: Exception) -> bool:
+    """Whether writing failed; torch's writer in C++ says so by a RuntimeError, as the process group does."""
+    return isinstance(error, OSError) or "inline_container" in str(error)
+
+
+def _described(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+
+
+def _files_below(folder: Path) -> list[str]:
+    """With NVMe, DeepSpeed makes folders in it."""
+    return sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+    )

@@ -49,10 +49,12 @@ def main(name: str, arguments: list[str]) -> int:
             os.environ.setdefault("HF_HUB_OFFLINE", "1")
         interruption = Interruption()
         interruption.install()
+        from pretrain import slurm
+        from pretrain.branch import check_branch
         from pretrain.plan import make_plan
-        from pretrain.slurm import check_tasks
 
-        check_tasks(os.environ)
+        slurm.check_tasks(os.environ)
+        check_branch(config)
         plan = make_plan(config, int(os.environ.get("WORLD_SIZE", "1")))
         status = read_status(config.run)
         if status.get("state") == "done" and status["step"] >= plan.steps:
@@ -65,10 +67,15 @@ def main(name: str, arguments: list[str]) -> int:
             lock = FolderLock(config.run, "run")
             lock.acquire(LOCK_WAIT_S)
             write_status(config.run, "running", status.get("step", 0))
+        if config.tasks:
+            from pretrain.task_scores import check_tasks
+
+            check_tasks(config.tasks)
         from pretrain import distributed
         from pretrain.trainer import train
 
-        return train(config, plan, distributed.Ranks.from_environment(), interruption)
+        ranks = distributed.Ranks.from_environment(config.training.sequence_parallel)
+        return train(config, plan, ranks, interruption)
     except Exception as error:
         message = _explain(error)
         if message and _first_to_say(message):
@@ -96,7 +103,8 @@ def _check_unchanged(config: RunConfig, plan: "Plan") -> None:
         return
     saved = load_config(RunConfig, config.run / "config.yaml")
     saved = saved.model_copy(update={"run": config.run})  # which may have been moved
-    before = decisive_settings(saved) | make_plan(saved, world=1).identity(plan.steps)
+    ranks = saved.training.sequence_parallel  # the fewest that it runs on
+    before = decisive_settings(saved) | make_plan(saved, ranks).identity(plan.steps)
     now = decisive_settings(config) | plan.identity(plan.steps)
     refuse_changes(differences(before, now), config.run)
 

@@ -22,23 +22,44 @@ class Lora(Section):
     targets: list[str] | Literal["all-linear"] = "all-linear"  # module names
 
 
+class Branch(Section):
+    """Another run's checkpoint to start from, optimizer and all, as for annealing."""
+
+    run: Path
+    step: Positive | None = None  # none: its newest whole one
+
+
 class Model(Section):
-    """A model from scratch (`config`) or one that exists (`path`); native transformers classes only."""
+    """A model from scratch (`config`), one that exists (`path`), or another run's (`branch`)."""
 
     config: dict[str, Any] | None = None  # transformers' own keys, model_type among them
     path: str | None = None  # local folder or hub name
     revision: str | None = None  # of a hub name
-    implementation: Literal["eager", "sdpa", "flash_attention_2"] = "sdpa"
+    branch: Branch | None = None
+    # auto: varlen on a GPU, sdpa elsewhere; see pretrain/attention.py
+    implementation: Literal["auto", "eager", "sdpa", "varlen", "flash_attention_2"] = "auto"
+    dropout: float | None = Field(None, ge=0, lt=1)  # all of the model's rates; none: as they are
+    freeze: list[str] = []  # modules that are not trained, by name; * stands for anything
     lora: Lora | None = None
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
-        if (self.config is None) == (self.path is None):
-            raise ValueError("give either config (from scratch) or path (a model to go on with)")
+        origins = [self.config, self.path, self.branch]
+        if sum(origin is not None for origin in origins) != 1:
+            raise ValueError(
+                "give one of config (from scratch), path (a model to go on with) and branch (another "
+                "run's checkpoint)"
+            )
         if self.config is not None and "model_type" not in self.config:
             raise ValueError("config needs model_type, such as gpt2 or llama")
-        if self.config is not None and self.lora is not None:
-            raise ValueError("lora trains adapters on an existing model: give path, not config")
+        for key in ("lora", "freeze"):
+            if getattr(self, key) and self.path is None:
+                raise ValueError(
+                    f"{key} leaves weights as they are in an existing model: give path (of a run: "
+                    "launch/export.py makes the folder)"
+                )
+        if self.lora and self.freeze:
+            raise ValueError("lora freezes the whole model: leave freeze out")
         return self
 
 
@@ -76,10 +97,15 @@ class Phase(Section):
 
 
 class Optimizer(Section):
-    """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101); weights with two or more dimensions decay."""
+    """AdamW (arXiv:1711.05101), Lion (arXiv:2302.06675) or Muon (arXiv:2502.16982); see pretrain/optimizer.py.
 
+    Weights with two or more dimensions decay.
+    """
+
+    name: Literal["adamw", "lion", "muon"] = "adamw"
     learning_rate: float = Field(gt=0)
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[float, float] = (0.9, 0.95)  # muon: of what it leaves to AdamW
+    momentum: float = Field(0.95, ge=0, lt=1)  # muon only
     eps: float = Field(1e-8, gt=0)
     weight_decay: float = Field(0.0, ge=0)
 
@@ -87,10 +113,11 @@ class Optimizer(Section):
 class Schedule(Section):
     """Linear warmup, then the named shape down to `final_fraction` of the learning rate."""
 
-    name: Literal["cosine", "wsd", "constant"] = "cosine"
+    name: Literal["cosine", "linear", "wsd", "constant"] = "cosine"
     warmup_steps: int = Field(0, ge=0)
+    start_fraction: float = Field(0.0, ge=0, le=1)  # where warmup begins: above 0 to re-warm
     decay_steps: int = Field(0, ge=0)  # wsd only: length of the linear decay at the end
-    horizon_steps: Positive | None = None  # where cosine ends; none: the run's last step
+    horizon_steps: Positive | None = None  # where cosine and linear end; none: the run's last step
     final_fraction: float = Field(0.1, ge=0, le=1)
 
 
@@ -101,9 +128,12 @@ class Training(Section):
     epochs: float | None = Field(None, gt=0)  # of all training sequences; instead of steps
     global_batch: Positive  # sequences a step, over all ranks
     micro_batch: Positive = 1  # sequences a rank computes at once
-    precision: Literal["bf16", "fp32"] = "bf16"
+    precision: Literal["bf16", "fp16", "fp32"] = "bf16"  # fp16: with loss scaling, for old cards
     gradient_clipping: float = Field(1.0, ge=0)  # global norm; 0: none
+    z_loss: float = Field(0.0, ge=0)  # times log(sum(exp(logits)))^2 (PaLM, arXiv:2204.02311: 1e-4)
     activation_checkpointing: bool = False
+    compile: bool = False  # torch.compile
+    sequence_parallel: Positive = 1  # ranks that share each sequence (Ulysses), for long contexts
     deterministic: bool = False  # on GPU: kernels that give the same bits every time, slower
     validate_every: Positive | None = None  # steps; none: only at the end
     validation_sequences: Positive | None = None  # of each source; none: all
@@ -125,6 +155,31 @@ class Checkpoint(Section):
     every_steps: Positive | None = None
     every_minutes: float | None = Field(30.0, gt=0)
     keep: Positive = 3  # newest whole checkpoints kept
+    keep_every: Positive | None = None  # steps: multiples of it are kept for good
+    copy_to: str | None = (
+        None  # URL that each checkpoint is copied to, and fetched from if lost here
+    )
+
+
+class Guard(Section):
+    """What ends or mends a run that goes wrong; see pretrain/spike.py and pretrain/hang.py."""
+
+    spikes: bool = True  # roll back and leave the data out where loss or gradient leave their range
+    window: int = Field(128, ge=8)  # steps that the range is taken from
+    loss_deviations: float = Field(12.0, gt=0)  # robust standard deviations above the median
+    gradient_deviations: float = Field(30.0, gt=0)
+    skip_steps: Positive = 1  # steps left out, the one with the spike the last of them
+    max_rollbacks: int = Field(3, ge=0)  # of the run; then it stops
+    hang_minutes: float | None = Field(20.0, gt=0)  # without a step; none: wait for ever
+
+
+class Tasks(Section):
+    """lm-eval's tasks, scored while training; only those that compare likelihoods."""
+
+    names: list[str] = Field(min_length=1)  # as lm-eval knows them, or YAML files
+    every_steps: Positive
+    few_shot: int | None = Field(None, ge=0)
+    limit: Positive | None = None  # questions of each task; none: all
 
 
 class Tracking(Section):
@@ -148,15 +203,29 @@ class RunConfig(Section):
     phases: list[Phase] = []  # in order; RUN/ledger.jsonl repeats them
     deepspeed: Path  # DeepSpeed's own JSON
     checkpoint: Checkpoint = Checkpoint()  # type: ignore[call-arg]
+    guard: Guard = Guard()  # type: ignore[call-arg]
+    tasks: Tasks | None = None
     tracking: Tracking = Tracking()
     timeout_minutes: float = Field(30.0, gt=0)  # of one collective operation
     accept_changes: bool = False  # resume although settings that touch order or numerics changed
+
+    @model_validator(mode="after")
+    def _attention_of_shared_sequences(self) -> Self:
+        chosen = self.model.implementation
+        if self.training.sequence_parallel > 1 and chosen not in ("auto", "varlen"):
+            raise ValueError(
+                "training.sequence_parallel computes attention by varlen, and model.implementation is "
+                f"{chosen}: leave one of them out"
+            )
+        return self
 
 
 # What may change between two starts of a run without touching its order or numerics.
 FREE_KEYS = (
     "run",
     "checkpoint",
+    "guard",
+    "tasks",
     "tracking",
     "timeout_minutes",
     "accept_changes",
@@ -172,6 +241,8 @@ FREE_KEYS = (
     "training.micro_batch",
     "deepspeed",  # its effective values are compared instead
     "model.path",  # the weights' hash is compared instead
+    "model.branch",  # its checkpoint's hash is compared instead
+    "training.sequence_parallel",
 )
 
 

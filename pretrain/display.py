@@ -1,15 +1,18 @@
-"""What rank 0 shows: a report at the start, progress with loss, rate and time left."""
+"""What rank 0 shows: a report at the start, progress with loss, rate, MFU and time left."""
 
+import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 console = Console(stderr=True, highlight=False)
 PLAIN_EVERY = 10  # steps between lines where the output is a file and not a terminal
+PACE_STEPS = 100  # that the time left is judged by
 
 
 def say(line: str) -> None:
@@ -32,30 +35,51 @@ def report(title: str, rows: dict[str, Any]) -> None:
 
 
 def _describe(line: dict[str, Any]) -> str:
+    mfu = f"  MFU {line['mfu']:.1%}" if "mfu" in line else ""
     return (
         f"loss {line['loss']:.4f}  lr {line['learning_rate']:.2e}  |g| {line['gradient_norm']:.2f}  "
-        f"{line['tokens_per_second']:,.0f} tokens/s"
+        f"{line['tokens_per_second']:,.0f} tokens/s{mfu}"
     )
+
+
+class Pace:
+    """The time left, by the last steps and whatever was done between them: validation, checkpoints."""
+
+    def __init__(self, steps: int):
+        self.steps = steps
+        self._last: deque[tuple[int, float]] = deque(maxlen=PACE_STEPS + 1)
+
+    def left(self, step: int, now: float, seconds: float) -> float:
+        """Seconds to the end after `step`, done at `now`, which took `seconds` itself."""
+        if self._last and step <= self._last[-1][0]:  # rolled back
+            self._last.clear()
+        self._last.append((step, now))
+        first, began = self._last[0]
+        each = (now - began) / (step - first) if step > first else seconds
+        return each * (self.steps - step)
 
 
 class _Plain:
     def __init__(self, steps: int):
         self.steps = steps
+        self.pace = Pace(steps)
         self.shown_any = False
 
     def update(self, step: int, line: dict[str, Any]) -> None:
+        left = self.pace.left(step, time.monotonic(), line["seconds"])
         if step % PLAIN_EVERY == 0 or step == self.steps or not self.shown_any:
-            left = line["seconds"] * (self.steps - step)
-            say(f"step {step}/{self.steps}  {_describe(line)}  {_clock(left)} left")
+            say(f"step {step}/{self.steps}  {_describe(line)}  {clock(left)} left")
             self.shown_any = True
 
 
 class _Bar:
-    def __init__(self, bar: Progress, task: Any):
-        self.bar, self.task = bar, task
+    def __init__(self, bar: Progress, task: Any, steps: int):
+        self.bar, self.task, self.pace = bar, task, Pace(steps)
 
     def update(self, step: int, line: dict[str, Any]) -> None:
-        self.bar.update(self.task, completed=step, what=_describe(line))
+        left = self.pace.left(step, time.monotonic(), line["seconds"])
+        what = f"{_describe(line)}  {clock(left)} left"
+        self.bar.update(self.task, completed=step, what=what)
 
 
 @contextmanager
@@ -70,12 +94,14 @@ def training_display(title: str, step: int, steps: int) -> Iterator[Display]:
         BarColumn(bar_width=None),
         TextColumn(columns[1]),
         TimeElapsedColumn(),
-        TimeRemainingColumn(),
         console=console,
     ) as bar:
-        yield _Bar(bar, bar.add_task(title, total=steps, completed=step, what=""))
+        yield _Bar(bar, bar.add_task(title, total=steps, completed=step, what=""), steps)
 
 
-def _clock(seconds: float) -> str:
-    hours, minutes = divmod(round(seconds) // 60, 60)
-    return f"{hours}:{minutes:02d}:{round(seconds) % 60:02d}"
+def clock(seconds: float) -> str:
+    """Days, hours, minutes and seconds: "3 d 4:05:06"."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    return f"{days} d " * (days > 0) + f"{hours}:{minutes:02d}:{rest:02d}"

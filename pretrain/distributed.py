@@ -23,14 +23,25 @@ class Ranks:
     rank: int
     local_rank: int
     world: int
+    sequence_parallel: int = 1  # neighbouring ranks that share each sequence
 
     @classmethod
-    def from_environment(cls) -> "Ranks":
+    def from_environment(cls, sequence_parallel: int = 1) -> "Ranks":
         return cls(
             int(os.environ.get("RANK", "0")),
             int(os.environ.get("LOCAL_RANK", "0")),
             int(os.environ.get("WORLD_SIZE", "1")),
+            sequence_parallel,
         )
+
+    @property
+    def data_rank(self) -> int:
+        """Which part of a batch this rank reads, of `data_world`; the ranks of a sequence read the same."""
+        return self.rank // self.sequence_parallel
+
+    @property
+    def data_world(self) -> int:
+        return self.world // self.sequence_parallel
 
     @property
     def first(self) -> bool:

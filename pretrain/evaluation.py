@@ -21,6 +21,7 @@ import transformers
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.config.evaluate_config import EvaluatorConfig
 from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
 
 from data_prep.documents import Document, read_documents
 from data_prep.errors import ConfigError, DataError
@@ -101,7 +102,7 @@ def _documents(path: Path) -> Iterator[Document]:
         yield record
 
 
-class _Scorer(HFLM):
+class QuietScorer(HFLM):
     """lm-eval's model without its progress bars, of which every window of a document has one."""
 
     def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> Any:
@@ -120,7 +121,7 @@ class _Scorer(HFLM):
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     # lm-eval warns of what is meant here: an initialised model, a task that is a Python object.
     logger = logging.getLogger("lm_eval")
     level = logger.level
@@ -131,7 +132,7 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-@_quiet()
+@quiet()
 def score_documents(
     loaded: LoadedModel,
     source: str,
@@ -165,7 +166,7 @@ def score_documents(
         }
     )
     # The rolling windows begin with the begin token already; the tokenizer must not add a second one.
-    scorer = _Scorer(
+    scorer = QuietScorer(
         pretrained=loaded.model,
         tokenizer=loaded.verbatim_tokenizer,
         batch_size=batch_size,
@@ -195,7 +196,27 @@ def score_documents(
     return score, samples
 
 
-@_quiet()
+def resolve_tasks(names: Sequence[str]) -> tuple[list[Any], TaskManager]:
+    """What lm-eval makes of tasks' names, or YAML files; ConfigError for a name that it does not know."""
+    chosen = EvaluatorConfig(model="hf", tasks=list(names))
+    try:
+        manager = chosen.process_tasks()
+    except ValueError as error:
+        raise ConfigError(f"tasks: {' '.join(str(error).split())}") from error
+    return list(chosen.tasks), manager
+
+
+def task_scores(evaluated: dict[str, Any]) -> list[tuple[str, str, float, Any]]:
+    """(task, metric, value, standard error) of lm-eval's results."""
+    return [
+        (task, metric.replace(",none", ""), value, metrics.get(metric.replace(",", "_stderr,", 1)))
+        for task, metrics in evaluated["results"].items()
+        for metric, value in metrics.items()
+        if isinstance(value, int | float) and "," in metric and "_stderr," not in metric
+    ]
+
+
+@quiet()
 def score_tasks(
     loaded: LoadedModel,
     tasks: Sequence[str],
@@ -207,36 +228,28 @@ def score_tasks(
 
     `tasks` are names that lm-eval knows, or YAML files. Raises ConfigError for a name that it does not know.
     """
-    chosen = EvaluatorConfig(model="hf", tasks=list(tasks))
-    try:
-        manager = chosen.process_tasks()
-    except ValueError as error:
-        raise ConfigError(f"tasks: {' '.join(str(error).split())}") from error
+    chosen, manager = resolve_tasks(tasks)
     evaluated = _evaluate(
-        _Scorer(pretrained=loaded.model, tokenizer=loaded.tokenizer, batch_size=batch_size),
-        chosen.tasks,
+        QuietScorer(pretrained=loaded.model, tokenizer=loaded.tokenizer, batch_size=batch_size),
+        chosen,
         task_manager=manager,
         limit=limit,
         num_fewshot=few_shot,
     )
-    scores = []
-    for task, metrics in evaluated["results"].items():
-        samples = evaluated["samples"].get(task, [])
-        scores += [
-            {
-                "model": loaded.name,
-                "task": task,
-                "version": evaluated["versions"].get(task),
-                "few_shot": evaluated["n-shot"].get(task),
-                "questions": evaluated["n-samples"].get(task, {}).get("effective"),
-                "metric": metric.replace(",none", ""),
-                "value": value,
-                "standard_error": metrics.get(metric.replace(",", "_stderr,", 1)),
-                "unparsable": _unparsable_share(samples),
-            }
-            for metric, value in metrics.items()
-            if isinstance(value, int | float) and "," in metric and "_stderr," not in metric
-        ]
+    scores = [
+        {
+            "model": loaded.name,
+            "task": task,
+            "version": evaluated["versions"].get(task),
+            "few_shot": evaluated["n-shot"].get(task),
+            "questions": evaluated["n-samples"].get(task, {}).get("effective"),
+            "metric": metric,
+            "value": value,
+            "standard_error": error,
+            "unparsable": _unparsable_share(evaluated["samples"].get(task, [])),
+        }
+        for task, metric, value, error in task_scores(evaluated)
+    ]
     answers = [
         {
             "model": loaded.name,
@@ -262,7 +275,13 @@ def _unparsable_share(samples: Sequence[dict[str, Any]]) -> float | None:
     return sum(parsed) / len(parsed) if parsed else None
 
 
+@quiet()
+def quiet_evaluate(scorer: HFLM, tasks: Sequence[Any], **options: Any) -> dict[str, Any] | None:
+    """lm-eval's results; None on all but the first process of a node."""
+    return lm_eval.simple_evaluate(model=scorer, tasks=list(tasks), **options)  # type: ignore[return-value]
+
+
 def _evaluate(scorer: HFLM, tasks: Sequence[Any], **options: Any) -> dict[str, Any]:
-    evaluated = lm_eval.simple_evaluate(model=scorer, tasks=list(tasks), **options)
-    assert evaluated is not None  # only ranks other than 0 get nothing, and there is one rank
-    return evaluated  # type: ignore[return-value]
+    evaluated = quiet_evaluate(scorer, tasks, **options)
+    assert evaluated is not None  # this is one process
+    return evaluated

@@ -1,53 +1,72 @@
-"""A checkpoint as a Hugging Face folder: safetensors, config, tokenizer, generation config.
+"""A checkpoint as a Hugging Face folder: safetensors, config, tokenizer, generation config, model card.
 
-The trained module is transformers' own class, so no weight is renamed; a tied output head is saved
-once and tied again by whoever loads it.
+The trained module is transformers' own class, so no weight is renamed; a tied output head is left out
+and tied again by whoever loads it. Weights go from the checkpoint's files to the folder's one tensor at
+a time: memory depends on the largest tensor, not on the model.
 """
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
-from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers import AutoConfig, GenerationConfig
 
 from data_prep.config_file import load_config
-from data_prep.errors import ConfigError, DataError
-from data_prep.files import folder_atomically, read_json, write_json
-from data_prep.shards.manifest import TOKENIZER_FOLDER
+from data_prep.errors import ConfigError, DataError, ProjectError
+from data_prep.files import folder_atomically, read_json, sha256_file
+from data_prep.progress import follow, followed
 from data_prep.shards.reader import ShardSet
-from pretrain.checkpoint import name_of, saved_steps
+from pretrain.checkpoint_names import MANIFEST, STATE, name_of, saved_steps
 from pretrain.config import RunConfig
+from pretrain.display import say
 from pretrain.export_config import ExportConfig
-from pretrain.model import POSITION_KEYS, local_folder, with_adapters
-from pretrain.plan import check_tokenizer
-from pretrain.vocabulary import extend_vocabulary
+from pretrain.export_weights import meta_model, model_weights, write_adapter
+from pretrain.lazy_weights import LazyTensor
+from pretrain.model import parameter_count
+from pretrain.model_card import read_evaluation, read_facts, render_card
+from pretrain.probe import compare, probe_folder
+from pretrain.safetensors_files import needed_memory, stored_bytes, write_weights
+from pretrain.tokenizer_files import write_tokenizer
+
+_COMPUTED_IN = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+GB = 1_000_000_000
 
 
 def export(config: ExportConfig) -> Path:
-    """Write the folder; it appears whole or not at all. Raises DataError where weights are missing."""
+    """Write the folder; it appears whole or not at all.
+
+    Raises DataError where weights are missing, or where what was written does not say what the trained
+    model said; ProjectError where the disk is too small.
+    """
     if config.output.is_dir() and any(config.output.iterdir()):
         raise ConfigError(f"output: {config.output} is not empty; name a new folder, or remove it")
+    if config.evaluation:
+        read_evaluation(config.evaluation)  # a mistake shows before the work
     run = _run_config(config.run)
     shards = ShardSet(next(iter(run.data.train.values())).path)
-    model = _module(run, config.run, shards)
-    if config.step != 0:
-        checkpoint = _checkpoint(config)
-        weights = get_fp32_state_dict_from_zero_checkpoint(
-            str(checkpoint.parent),
-            tag=checkpoint.name,
-            exclude_frozen_parameters=run.model.lora is not None,
-        )
-        model = _with_weights(model, dict(weights), run.model.lora is not None)
-    if run.model.lora and config.merge:
-        model = model.merge_and_unload()
-    model = model.to(getattr(torch, config.dtype))
+    checkpoint = None if config.step == 0 else _checkpoint(config)
+    state = read_json(checkpoint / STATE) if checkpoint else {}
+    if checkpoint and config.check:
+        _check_sums(checkpoint)
+    model = meta_model(AutoConfig.from_pretrained(config.run / "model"))
+    dtype = getattr(torch, config.dtype)
+    alone = run.model.lora is not None and not config.merge
+    _remove_leftovers(config.output)
     with folder_atomically(config.output) as partial:
-        model.save_pretrained(partial)
-        for name in shards.manifest.tokenizer:
-            (partial / name).write_bytes(shards.content(f"{TOKENIZER_FOLDER}/{name}"))
+        if alone:
+            write_adapter(partial, run, checkpoint, model, dtype)
+        else:
+            weights = model_weights(run, checkpoint, model, shards)
+            _write_model(partial, model, weights, dtype, config.shard_gb)
+        write_tokenizer(partial, shards, model.config)
         _generation(shards).save_pretrained(partial)
-        _complete_tokenizer(partial, model.config)
+        if config.check and checkpoint and not alone:
+            _check_answers(partial, state, _COMPUTED_IN[run.training.precision], dtype)
+        facts = read_facts(
+            config, run, checkpoint, state, type(model).__name__, parameter_count(model)[0]
+        )
+        (partial / "README.md").write_text(render_card(facts), encoding="utf-8")
         for path in partial.iterdir():  # safetensors writes for its owner alone
             path.chmod(0o644)
     return config.output
@@ -70,40 +89,70 @@ def _checkpoint(config: ExportConfig) -> Path:
     return folder / name_of(step)
 
 
-def _module(run: RunConfig, folder: Path, shards: ShardSet) -> Any:
-    """The module as it was before training: the base model, or a fresh draw of random weights."""
-    if run.model.path is None:
-        torch.manual_seed(run.seed)
-        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder / "model"))
-    base = local_folder(run.model.path, run.model.revision)
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    extension = check_tokenizer(shards, base)
-    if extension:
-        size = AutoConfig.from_pretrained(folder / "model").vocab_size
-        extend_vocabulary(model, extension, size)
-    return with_adapters(model, run.model) if run.model.lora else model
+def _check_sums(checkpoint: Path) -> None:
+    files = read_json(checkpoint / MANIFEST)
+    total = (len(files), sum(about["bytes"] for about in files.values()))
+    for name, about in followed(
+        f"checking {checkpoint.name}", files.items(), total, lambda file: file[1]["bytes"]
+    ):
+        path = checkpoint / name
+        if not path.exists() or sha256_file(path) != about["sha256"]:
+            raise DataError(
+                f"{path}: missing, or not what was written (SHA-256); restore it from a copy, or name "
+                "another step"
+            )
 
 
-def _with_weights(model: Any, weights: dict[str, torch.Tensor], only_trained: bool) -> Any:
-    expected = {name for name, p in model.named_parameters() if p.requires_grad or not only_trained}
-    missing = sorted(expected - weights.keys())
-    if missing:
-        raise DataError(f"the checkpoint has no weights for {missing[0]} ({len(missing)} missing)")
-    model.load_state_dict(weights, strict=False)
-    if isinstance(model, PreTrainedModel):
-        model.tie_weights()
-    return model
+def _remove_leftovers(output: Path) -> None:
+    """What killed exports to the same folder left half-written, which may be large."""
+    for path in output.parent.glob(f".{output.name}.*.partial"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
-def _complete_tokenizer(folder: Path, config: Any) -> None:
-    """Tell the tokenizer what the model knows: how long a text may be, and what pads a batch."""
-    path = folder / "tokenizer_config.json"
-    settings = read_json(path) if path.exists() else {}
-    longest = next((getattr(config, key) for key in POSITION_KEYS if hasattr(config, key)), None)
-    settings |= {"model_max_length": longest} if longest else {}
-    if settings.get("eos_token"):
-        settings.setdefault("pad_token", settings["eos_token"])
-    write_json(path, settings)
+def _write_model(
+    folder: Path,
+    model: Any,
+    weights: dict[str, LazyTensor],
+    dtype: torch.dtype,
+    shard_gb: float,
+) -> None:
+    size = sum(stored_bytes(tensor, dtype) for tensor in weights.values())
+    free = shutil.disk_usage(folder).free
+    count = sum(tensor.numel for tensor in weights.values())
+    memory = needed_memory(list(weights.values()), dtype)
+    say(
+        f"{count:,} weights, {size / GB:.2f} GB on disk ({free / GB:.2f} GB free); needs "
+        f"{memory / GB:.2f} GB of memory beside the programs"
+    )
+    if free < size:
+        raise ProjectError(
+            f"output: {folder.parent} has {free / GB:.2f} GB free, the model needs {size / GB:.2f} GB; "
+            "free space, or give another folder"
+        )
+    done = [0, 0]
+
+    def written(amount: int) -> None:
+        done[0] += 1
+        done[1] += amount
+
+    with follow("writing", (len(weights), size), lambda: (done[0], done[1])):
+        write_weights(folder, weights, dtype, int(shard_gb * GB), written)
+    model.config.architectures = [type(model).__name__]
+    model.config.dtype = dtype
+    model.config.save_pretrained(folder)
+
+
+def _check_answers(
+    folder: Path, state: dict[str, Any], computed_in: torch.dtype, dtype: torch.dtype
+) -> None:
+    """Compare what the exported model says with what the engine said when the checkpoint was written."""
+    expected = state.get("probe")
+    if not expected:
+        say("not compared with the engine: the checkpoint has no probe, as older ones have none")
+        return
+    coarser = min(computed_in, dtype, key=lambda one: -torch.finfo(one).eps)
+    moved = compare(probe_folder(folder), expected, coarser)
+    say(f"compared with the engine: log-probabilities differ by at most {moved:.1e} nats")
 
 
 def _generation(shards: ShardSet) -> GenerationConfig:

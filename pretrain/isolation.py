@@ -44,7 +44,8 @@ def check_isolation(
         raise DataError(
             f"data.attention: document is declared, but changing one document moves the next one's "
             f"logits by {moved:.1e}; this model class or attention implementation does not isolate "
-            "packed documents: choose model.implementation sdpa or eager, or attention: sequence"
+            "packed documents: choose another model.implementation (auto, sdpa, eager), or "
+            "attention: sequence"
         )
     if attention == "sequence" and moved == 0.0:
         raise DataError(

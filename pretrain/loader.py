@@ -5,9 +5,11 @@ decodes the row groups it needs. A run is continued by naming the step to start 
 """
 
 import copy
+import multiprocessing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from multiprocessing.context import BaseContext
 
 import torch.utils.data
 
@@ -109,6 +111,17 @@ class _ErrorsAsItems(torch.utils.data.IterableDataset):
             yield error
 
 
+def _worker_processes() -> BaseContext:
+    """Workers come from a server that has no threads, so they can begin in mid-run.
+
+    Forked from a rank, one now and then stands still at its first breath: a thread of the backward pass held a
+    lock of the interpreter (seen with Python 3.11.7, torch 2.13).
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
+
+
 class Steps:
     """The dataset's steps in order, prepared by `workers` processes (0: by this one).
 
@@ -142,6 +155,7 @@ class Steps:
             batch_size=None,
             num_workers=self.workers,
             prefetch_factor=self.prefetch if self.workers else None,
+            multiprocessing_context=_worker_processes() if self.workers else None,
             pin_memory=self.pin_memory,
             worker_init_fn=self.worker_init_fn,
         )

@@ -46,14 +46,22 @@ class Metrics:
     """Appends one line per report; every line has `step`, the number of steps completed."""
 
     def __init__(self, folder: Path, tracking: Tracking, config: dict[str, Any]):
+        self._folder = folder
         self._stream = (folder / METRICS).open("a", encoding="utf-8")
         self._wandb = _start_wandb(folder, tracking, config) if tracking.wandb != "off" else None
 
     def write(self, line: dict[str, Any]) -> None:
-        self._stream.write(json.dumps(_finite(line), allow_nan=False) + "\n")
+        self._stream.write(json.dumps(finite(line), allow_nan=False) + "\n")
         self._stream.flush()
         if self._wandb is not None:
-            self._wandb.log(_flat(line), step=line["step"])
+            self._wandb.log(_flat(line))
+
+    def roll_back(self, step: int) -> int:
+        """As the function of this name, while the run goes on."""
+        self._stream.close()
+        moved = roll_back(self._folder, step)
+        self._stream = (self._folder / METRICS).open("a", encoding="utf-8")
+        return moved
 
     def sync(self) -> None:
         """Make what was written survive a power loss."""
@@ -79,7 +87,7 @@ def _start_wandb(folder: Path, tracking: Tracking, config: dict[str, Any]) -> An
         say(
             "tracking.wandb: online, but no key is known (WANDB_API_KEY): written offline, for wandb sync"
         )
-    return wandb.init(
+    run = wandb.init(
         id=run_id,
         resume="allow",
         dir=folder,
@@ -89,12 +97,15 @@ def _start_wandb(folder: Path, tracking: Tracking, config: dict[str, Any]) -> An
         mode="online" if online else "offline",
         settings=wandb.Settings(console="off", silent=True),
     )
+    # Not wandb's own step, which never goes back: after a rollback a step would be dropped.
+    run.define_metric("*", step_metric="step")
+    return run
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """NaN and infinity as null: JSON has no word for them."""
     if isinstance(value, dict):
-        return {key: _finite(below) for key, below in value.items()}
+        return {key: finite(below) for key, below in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

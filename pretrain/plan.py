@@ -91,7 +91,7 @@ def make_plan(config: RunConfig, world: int) -> Plan:
             _check_alike(f"data.{kind}.{name}", shards, f"data.train.{first}", train[first])
     ledger = ledger_of(config)
     order = order_of(config, train, ledger)
-    share = _shares(config, world)[0]
+    share = _shares(config, _data_world(config, world))[0]
     steps = steps_of(config, train, order)
     check_schedule(config.schedule, steps)
     deepspeed_settings = effective_config(config.deepspeed, config.training, share.accumulation)
@@ -146,6 +146,16 @@ def order_of(config: RunConfig, train: Mapping[str, ShardSet], ledger: Sequence[
         config.data.shuffle_groups,
         ledger[1:],
     )
+
+
+def _data_world(config: RunConfig, world: int) -> int:
+    """How many groups of ranks read a batch; ConfigError where the ranks cannot be divided so."""
+    parallel = config.training.sequence_parallel
+    if world % parallel:
+        raise ConfigError(
+            f"training.sequence_parallel: {world} ranks are no multiple of {parallel}; choose a divisor"
+        )
+    return world // parallel
 
 
 def _shares(config: RunConfig, world: int) -> list[Share]:

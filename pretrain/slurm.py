@@ -15,6 +15,7 @@ from typing import Any
 
 from data_prep.config_file import load_config, split_command_line
 from data_prep.errors import ConfigError, ProjectError
+from pretrain import hang
 from pretrain.config import RunConfig
 from pretrain.plan import make_plan
 from pretrain.run_folder import read_status
@@ -50,7 +51,8 @@ def verdict(
     """(exit code of the job, how the run stands), from status.json before and after srun.
 
     A status that this start did not write proves nothing: an old `interrupted` would put the job back
-    for ever. So would a time limit (SIGUSR1) that leaves no time for a single step.
+    for ever. So would a time limit (SIGUSR1) that leaves no time for a single step, and a run that stands
+    still again before its next checkpoint.
     """
     failed = srun_code or 1
     if after == before or after.get("job") != job:
@@ -64,6 +66,9 @@ def verdict(
         told = f"is interrupted at step {step} by {after['reason']}"
         if after["reason"] == "SIGUSR1" and step <= before.get("step", 0):
             return 1, f"{told}, where it began: the time limit is too short"
+        hung_before = before.get("reason", "").startswith(hang.REASON)
+        if after["reason"].startswith(hang.REASON) and hung_before and step <= before["step"]:
+            return 1, f"{told}, for the second time where it began"
         return REQUEUE, told
     if state == "running":
         return failed, f"died; its last checkpoint is at step {step}"

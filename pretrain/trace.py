@@ -4,7 +4,7 @@ The answers come from what fixes the order: RUN/config.yaml, RUN/ledger.jsonl an
 numbered as in metrics.jsonl, from 1; what the ledger calls step s lies between step s and step s + 1.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from data_prep.shards.manifest import DOCUMENTS_FILE
 from data_prep.shards.reader import ID, LENGTH, OFFSET, ShardSet
 from pretrain.config import RunConfig
 from pretrain.ledger import read_ledger
+from pretrain.order import Order
 from pretrain.plan import open_training_sets, order_of, steps_of
 from pretrain.run_folder import read_status
 
@@ -98,38 +99,7 @@ class Trace:
         """The rows of a step's batch, in order. Raises ConfigError for a step that the run does not have."""
         if not 1 <= number <= self.steps:
             raise ConfigError(f"step: {number} is none of the run's steps, 1 to {self.steps:,}")
-        rows = self.order.batch(number - 1)
-        found: list[TracedRow] = []
-        unknown = dict.fromkeys(ARTICLE)
-        for source, (name, shards) in enumerate(self.sets.items()):
-            of = np.flatnonzero(rows.source == source)
-            pieces = {
-                group: _pieces(shards, group)
-                for group in np.unique(rows.group[of[rows.usable[of]]]).tolist()
-            }
-            usable = of[rows.usable[of]].tolist()
-            articles = _articles(
-                shards,
-                {
-                    piece["id"]
-                    for place in usable
-                    for piece in pieces[int(rows.group[place])][int(rows.row[place])]
-                },
-            )
-            for place in of.tolist():
-                group, row = int(rows.group[place]), int(rows.row[place])
-                file, in_file = shards.place(group)
-                documents, left_out = [], None
-                if rows.usable[place]:
-                    documents = [
-                        Piece(**piece | unknown | articles.get(piece["id"], {}))
-                        for piece in pieces[group][row]
-                    ]
-                else:
-                    left_out = self._reason(name, group)
-                epoch = int(rows.epoch[place])
-                found.append(TracedRow(name, str(file), in_file, row, epoch, documents, left_out))
-        return found
+        return batch_rows(self.order, self.sets, number)
 
     def document(self, name: str) -> list[DocumentRow]:
         """The rows that hold a document, in all sources, with their turns up to the run's last step.
@@ -167,16 +137,51 @@ class Trace:
                 turns = part.seen if visit.step < self.done else part.to_come
             turns.append(Turn(visit.step + 1, visit.epoch))
 
-    def _reason(self, source: str, group: int) -> str:
-        return next(
-            entry.reason
-            for entry in self.order.bad_row_groups
-            if (entry.source, entry.group) == (source, group)
-        )
-
     def _example(self) -> str:
         shards = next(iter(self.sets.values()))
         return shards.document_ids(0)[0][0]
+
+
+def batch_rows(order: Order, sets: Mapping[str, ShardSet], number: int) -> list[TracedRow]:
+    """The rows of step `number` of an order over its sets."""
+    rows = order.batch(number - 1)
+    found: list[TracedRow] = []
+    unknown = dict.fromkeys(ARTICLE)
+    for source, (name, shards) in enumerate(sets.items()):
+        of = np.flatnonzero(rows.source == source)
+        usable = of[rows.usable[of]].tolist()
+        pieces = {group: _pieces(shards, group) for group in np.unique(rows.group[usable]).tolist()}
+        articles = _articles(
+            shards,
+            {
+                piece["id"]
+                for place in usable
+                for piece in pieces[int(rows.group[place])][int(rows.row[place])]
+            },
+        )
+        for place in of.tolist():
+            group, row = int(rows.group[place]), int(rows.row[place])
+            file, in_file = shards.place(group)
+            documents, left_out = [], None
+            if rows.usable[place]:
+                documents = [
+                    Piece(**piece | unknown | articles.get(piece["id"], {}))
+                    for piece in pieces[group][row]
+                ]
+            else:
+                left_out = _reason(order, name, group)
+            epoch = int(rows.epoch[place])
+            found.append(TracedRow(name, str(file), in_file, row, epoch, documents, left_out))
+    return found
+
+
+def _reason(order: Order, source: str, group: int) -> str:
+    """Why the ledger leaves a row group out."""
+    return next(
+        entry.reason
+        for entry in order.bad_row_groups
+        if (entry.source, entry.group) == (source, group)
+    )
 
 
 def _pieces(shards: ShardSet, group: int) -> list[list[dict[str, Any]]]:

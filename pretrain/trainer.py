@@ -3,193 +3,194 @@
 Every rank runs this; what differs is which sequences it computes and that rank 0 reports.
 """
 
+import math
 import time
 from collections.abc import Iterator
+from threading import Thread
 from typing import Any
 
 import torch
 
-from data_prep.config_file import to_yaml
-from data_prep.errors import DataError
-from data_prep.files import write_atomically, write_json
-from data_prep.tokenizer.extension import Extension
-from pretrain import display, distributed
+from data_prep.errors import ProjectError
+from pretrain import distributed
+from pretrain.agreement import agreed_plan, decisive
+from pretrain.branch import model_folder
 from pretrain.checkpoint import Checkpoints, read_state
-from pretrain.config import RunConfig, decisive_settings
-from pretrain.deepspeed_config import decisive_leaves
+from pretrain.checkpoint_copy import CheckpointCopy
+from pretrain.config import RunConfig
 from pretrain.distributed import Ranks
-from pretrain.engine import Engine
+from pretrain.engine import Engine, StepResult
+from pretrain.hang import INTERRUPTED, HangWatch
 from pretrain.interruption import Interruption, ignore_in_worker
 from pretrain.isolation import check_isolation
-from pretrain.ledger import BadRowGroup, as_json, in_order, write_ledger
+from pretrain.layout import changed, layout_of
+from pretrain.ledger import BadRowGroup, PhaseEntry, in_order
 from pretrain.loader import StepBatch, StepDataset, Steps
-from pretrain.metrics import Metrics, roll_back
-from pretrain.model import build, local_folder, model_config, parameter_count, weights_hash
-from pretrain.plan import Plan, check_tokenizer, ledger_of
-from pretrain.run_folder import differences, refuse_changes, write_status
+from pretrain.memory import peak_memory
+from pretrain.metrics import read_metrics
+from pretrain.model import build
+from pretrain.model_config import model_config
+from pretrain.origin import Hashes, agreed_origin, look_at_base
+from pretrain.plan import Plan
+from pretrain.probe import probe
+from pretrain.reporter import Reporter
+from pretrain.run_folder import differences, refuse_changes
 from pretrain.schedule import learning_rate
-from pretrain.start_report import start_facts
+from pretrain.sequence_parallel import SequenceParallel, check_model
+from pretrain.spike import SpikeDetector, data_to_skip, rollbacks
+from pretrain.spike_record import save_spike
+from pretrain.start_report import look_at, report_facts, report_warnings
+from pretrain.step_line import step_line
 from pretrain.step_rows import StepRows
+from pretrain.task_scores import TaskScorer
 from pretrain.validation_rows import validation_batches
-
-INTERRUPTED = (
-    75  # exit code: stopped with a checkpoint written, start again (sysexits' EX_TEMPFAIL)
-)
 
 
 class Trainer:
     """One start of a run, on one rank."""
 
-    def __init__(self, config: RunConfig, plan: Plan, ranks: Ranks, interruption: Interruption):
+    def __init__(
+        self,
+        config: RunConfig,
+        plan: Plan,
+        ranks: Ranks,
+        interruption: Interruption,
+        base: Hashes | None,
+    ):
         self.config, self.plan, self.ranks = config, plan, ranks
         self.interruption = interruption
-        self.folder = config.run
+        self.base = base
+        self.reporter = Reporter(config, plan.steps, ranks.first)
         self.device = distributed.device(ranks)
+        self.watch = HangWatch(config.run, ranks.rank, ranks.world, config.guard.hang_minutes)
         self.step = 0  # completed
         self.total_tokens = 0  # trained on so far
-        self.extension: Extension | None = None  # of the model's vocabulary, by the shards
+        self.overflows = 0  # steps that fp16's loss scaling left out
         self.saved_step = -1
         self.saved_at = time.monotonic()
+        self.records: list[Thread] = []  # of spikes, still being written
 
     def run(self) -> int:
         """Train to the end or to an interruption; returns the exit code."""
         self._prepare()
-        if self.ranks.first:
-            write_status(self.folder, "running", self.step)
-        with display.training_display(self.folder.name, self.step, self.plan.steps) as self.display:
+        with self.watch, self.reporter.progress(self.step):
             reason = self._loop()
-        self._save()
-        if reason is None:
-            self._finish("done", 0, "")
-            return 0
-        self._finish("interrupted", INTERRUPTED, reason)
-        return INTERRUPTED
+            self._save()
+        if reason is not None:
+            self._finish("interrupted", INTERRUPTED, reason)
+            return INTERRUPTED
+        self._finish("done", 0, "")
+        if self.copy:  # after the last barrier: it may take longer than others may wait there
+            self._warn(self.copy.finish())
+        return 0
 
     # ---- before the first step -------------------------------------------------------------
 
     def _prepare(self) -> None:
-        config = self.config
-        settings = self.plan.deepspeed_settings
+        config, ranks = self.config, self.ranks
         if config.training.deterministic:
             torch.use_deterministic_algorithms(True)
-        distributed.check_shared_folder(self.folder, self.ranks)
-        self._agree()
-        self.checkpoints = Checkpoints(
-            self.folder / "checkpoints", self.ranks, config.checkpoint.keep
-        )
+        distributed.check_shared_folder(config.run, ranks)
+        self.plan = agreed_plan(config, self.plan, ranks)
+        layout = layout_of(self.plan.deepspeed_settings, config.optimizer.name, ranks.world)
+        kept = (config.checkpoint.keep, config.checkpoint.keep_every)
+        folder, url = config.run / "checkpoints", config.checkpoint.copy_to
+        self.checkpoints = Checkpoints(folder, ranks, layout, *kept, url)
         self.checkpoints.prepare()
-        self.base_hash = self._base_hash()
-        found, skipped = self.checkpoints.newest()
-        self._say(*skipped)
+        self.copy = CheckpointCopy(folder, url, *kept) if url and ranks.first else None
+        found, told = self.checkpoints.newest()
         state = read_state(found) if found else {}
-        changes = self._changes(state, settings) if found else []
-        universal = bool(found) and state["world"] != self.ranks.world
-        if found and universal:
-            self._say(f"converting {found.name} from {state['world']} to {self.ranks.world} ranks")
-            found = self.checkpoints.as_universal(found)
-        settings["checkpoint"]["load_universal"] = universal
-        self.engine = self._engine(settings)
+        self.origin, more = agreed_origin(config, self.plan, ranks, self.base, state)
+        self.reporter.say(*told, *more)
+        changes = self._changes(state) if found else []
+        module = self._build_engine()
+        if begins := found or self.origin.source:
+            self._load(begins)
         if found:
-            self.checkpoints.load(self.engine.deepspeed, found, frozen=bool(self.config.model.lora))
-            self.engine.restore_optimizer_settings()
-            self.step = self.saved_step = state["step"]
-            self.total_tokens = state["total_tokens"]
-        self._start_reporting(settings, state, changes)
-
-    def _agree(self) -> None:
-        """Plan with the ledger as it is now that nobody else writes it, the same on all ranks."""
-        ledger = distributed.from_first(ledger_of(self.config) if self.ranks.first else None)
-        self.plan = self.plan.with_ledger(self.config, ledger)
-        seen = distributed.gather(
-            decisive_settings(self.config) | self.plan.identity(self.plan.steps)
-        )
-        for rank, other in enumerate(seen):
-            if found := differences(seen[0], other):
-                raise DataError(
-                    f"rank {rank} would train on something else than rank 0 ({found[0]}, there); give "
-                    "every node the same config and the same shard sets"
-                )
-
-    def _base_hash(self) -> str | None:
-        """Hash of the weights the run starts from; the first process of each node may download them."""
-        path = self.config.model.path
-        if path is None:
-            return None
-        if self.ranks.local_rank == 0:
-            local_folder(path, self.config.model.revision)
-        distributed.barrier()
-        folder = local_folder(path, self.config.model.revision)
-        self.extension = check_tokenizer(next(iter(self.plan.train.values())), folder)
-        return distributed.from_first(weights_hash(folder) if self.ranks.first else None)
-
-    def _decisive(self, settings: dict[str, Any], step: int) -> dict[str, Any]:
-        """Everything that order or numerics of the first `step` steps depend on, to be compared at a resume."""
-        return (
-            decisive_settings(self.config)
-            | self.plan.identity(step)
-            | decisive_leaves(settings)
-            | {"base model's weights": self.base_hash}
+            self._stand_at(state)
+        self._start_reporting(module, state, changes)
+        lines = self._history() if found and ranks.first else []
+        phases = [entry.step for entry in self.plan.ledger if isinstance(entry, PhaseEntry)]
+        self.spikes = SpikeDetector.from_history(
+            config.guard, distributed.from_first(lines), phases
         )
 
-    def _changes(self, state: dict[str, Any], settings: dict[str, Any]) -> list[str]:
-        changes = differences(state["decisive"], self._decisive(settings, state["step"]))
+    def _changes(self, state: dict[str, Any]) -> list[str]:
+        now = decisive(self.config, self.plan, self.origin, state["step"])
+        changes = differences(state["decisive"], now)
         if not self.config.accept_changes:
-            refuse_changes(changes, self.folder)
+            refuse_changes(changes, self.config.run)
         return changes
 
-    def _engine(self, settings: dict[str, Any]) -> Engine:
-        config = self.config
-        self.settings = settings
-        self.model_config = model_config(config.model, self.plan.manifest, self.extension)
+    def _build_engine(self) -> Any:
+        """Build model and engine, and test them; returns the model."""
+        config, settings = self.config, self.plan.deepspeed_settings
+        shared = config.training.sequence_parallel
+        of_branch = model_folder(config) if config.model.branch else None
+        self.model_config = model_config(
+            config.model, self.plan.manifest, self.origin.extension, of_branch
+        )
         model, self._guard = build(
             config.model,
             self.model_config,
             config.training.precision,
             settings,
             config.seed,
-            self.extension,
+            self.origin.extension,
         )
-        self.parameters, self.trained_parameters = parameter_count(model)
-        engine = Engine(model, config, settings)
-        engine.deepspeed.eval()
+        sequence_parallel = None
+        if shared > 1:
+            check_model(model.config, shared, self.device)
+            sequence_parallel = SequenceParallel.create(shared)
+            sequence_parallel.attach(model)
+        self.engine = Engine(model, config, settings, sequence_parallel)
+        self.engine.deepspeed.eval()
         check_isolation(
-            engine.logits,
+            self.engine.logits,
             config.data.attention,
             self.model_config.vocab_size,
-            engine.device,
+            self.engine.device,
             self.plan.share.micro_batch,
         )
-        return engine
+        self.scorer = None
+        if config.tasks:
+            first = next(iter(self.plan.train.values()))
+            self.scorer = TaskScorer(config, first, self.model_config, self.engine, self.ranks)
+        return model
 
-    def _start_reporting(
-        self, settings: dict[str, Any], state: dict[str, Any], changes: list[str]
-    ) -> None:
-        if not self.ranks.first:
-            return
-        with write_atomically(self.folder / "config.yaml") as partial:
-            partial.write_text(to_yaml(self.config), encoding="utf-8")
-        write_ledger(self.folder, self.plan.ledger)
-        write_json(self.folder / "deepspeed.json", settings)
-        self.model_config.save_pretrained(self.folder / "model")
-        rolled_back = roll_back(self.folder, self.saved_step)
-        self.metrics = Metrics(
-            self.folder, self.config.tracking, self.config.model_dump(mode="json")
+    def _load(self, path: Any) -> None:
+        told = changed(read_state(path).get("layout", {}), self.checkpoints.layout)
+        if told:
+            self.reporter.say(f"{path.name} is taken over: {told}")
+        self.checkpoints.load(self.engine.deepspeed, path)
+        self.engine.restore_optimizer_settings()
+
+    def _stand_at(self, state: dict[str, Any]) -> None:
+        self.step = self.saved_step = state["step"]
+        self.total_tokens = state["total_tokens"]
+        self.overflows = state.get("overflows", 0)
+
+    def _history(self) -> list[dict[str, Any]]:
+        """Of the last steps, what a spike is told by."""
+        steps = [line for line in read_metrics(self.config.run) if "gradient_norm" in line]
+        keys = ("step", "loss", "gradient_norm")
+        return [{key: line[key] for key in keys} for line in steps[-self.config.guard.window :]]
+
+    def _start_reporting(self, module: Any, state: dict[str, Any], changes: list[str]) -> None:
+        config, plan, world = self.config, self.plan, self.ranks.world
+        built = look_at(module, config, plan, self.device, world)
+        self.speed, self.trained_parameters = built.speed, built.trained_parameters
+        if self.ranks.first:
+            self.model_config.save_pretrained(config.run / "model")
+        facts = report_facts(config, plan, built, world, self.step)
+        rolled_back = self.reporter.start(
+            plan.deepspeed_settings, plan.ledger, facts, self.saved_step
         )
+        self.reporter.say(*report_warnings(config, plan, built, self.step))
         if state:
             event = {"step": self.step, "event": "resumed", "from_ranks": state["world"]}
-            event |= {"ranks": self.ranks.world, "rolled_back": rolled_back, "changes": changes}
-            self.metrics.write(event)
-        display.console.print_json(data=settings)
-        facts = start_facts(
-            self.config,
-            self.plan,
-            self.model_config,
-            self.parameters,
-            self.trained_parameters,
-            self.ranks.world,
-            self.step,
-        )
-        display.report(f"Run {self.folder}", facts)
+            event |= {"ranks": world, "rolled_back": rolled_back, "changes": changes}
+            self.reporter.write(event)
 
     # ---- the steps -------------------------------------------------------------------------
 
@@ -199,6 +200,7 @@ class Trainer:
             self._validate()
         batches = self._batches()
         while self.step < self.plan.steps:
+            self.watch.beat()
             started = time.perf_counter()
             batch = next(batches)
             trained_tokens = batch.trained_tokens  # its tensors are made now: waiting, too
@@ -218,10 +220,16 @@ class Trainer:
                 self._leave_out(batch.bad)
                 batches = self._batches()
                 continue
-            self._train(batch, int(tokens), waited)
+            # The ranks of a sequence have counted the same ones.
+            if why := self._train(batch, int(tokens) // self.ranks.sequence_parallel, waited):
+                self._roll_back(why)
+                batches = self._batches()
+                continue
             # Before saving: where the last checkpoint is, its validation is, too.
             if self._at(self.config.training.validate_every) or self.step == self.plan.steps:
                 self._validate()
+            if self.scorer and self.config.tasks and self._at(self.config.tasks.every_steps):
+                self._score(self.scorer)
             if save or self._at(self.config.checkpoint.every_steps):
                 self._save()
         return None
@@ -235,19 +243,18 @@ class Trainer:
         }
         entries = [bad[key] for key in sorted(bad)]
         self.plan = self.plan.with_ledger(self.config, in_order([*self.plan.ledger, *entries]))
-        if self.ranks.first:
-            write_ledger(self.folder, self.plan.ledger)
-            for entry in entries:
-                self.metrics.write(as_json(entry))
-        self._say(*(f"left out from step {self.step + 1} on: {entry.reason}" for entry in entries))
+        self.reporter.ledger(self.plan.ledger, entries)
+        self.reporter.say(
+            *(f"left out from step {self.step + 1} on: {entry.reason}" for entry in entries)
+        )
 
     def _batches(self) -> Iterator[StepBatch]:
         config = self.config
         rows = StepRows(
             self.plan.order,
             list(self.plan.train.values()),
-            self.ranks.rank,
-            self.ranks.world,
+            self.ranks.data_rank,
+            self.ranks.data_world,
             config.training.micro_batch,
             config.data.bad_row_groups,
         )
@@ -259,35 +266,89 @@ class Trainer:
         )
         return iter(steps)
 
-    def _train(self, batch: StepBatch, tokens: int, waited: float) -> None:
+    def _train(self, batch: StepBatch, tokens: int, waited: float) -> str | None:
+        """Do the next step; returns why it must not stand, or None."""
+        config = self.config
         rate = learning_rate(
-            self.config.schedule,
-            self.config.optimizer.learning_rate,
-            self.step + 1,
-            self.plan.steps,
+            config.schedule, config.optimizer.learning_rate, self.step + 1, self.plan.steps
         )
         result = self.engine.train_step(self.step + 1, batch.micro_batches, tokens, rate)
+        why = self._spike(result)
         self.step += 1
         self.total_tokens += tokens
+        self.overflows += result.overflow
+        line = step_line(
+            self.plan,
+            self.speed,
+            result,
+            step=self.step,
+            rate=rate,
+            waited=waited,
+            trained_tokens=tokens,
+            total_tokens=self.total_tokens,
+            rows=batch.sources,
+            memory=peak_memory(self.device),
+            overflows=self.overflows,
+        )
+        self.reporter.step(line | {"time": time.time()})
+        if result.overflow and result.loss_scale is not None:
+            self.reporter.overflow(self.step, result.loss_scale, self.overflows)
+        if why is None:
+            self.spikes.add(result.loss, result.gradient_norm)
+        return why
+
+    def _spike(self, result: StepResult) -> str | None:
+        """Why the step is one, the same on all ranks: they have the same numbers."""
+        if result.overflow:
+            return None
+        if self.config.guard.spikes:
+            return self.spikes.look(result.loss, result.gradient_norm)
+        if not result.finite:
+            raise ProjectError(
+                f"step {self.step + 1}: the loss is {result.loss}, the gradient norm {result.gradient_norm}; "
+                "the weights were not changed by it. Lower optimizer.learning_rate or lengthen "
+                "schedule.warmup_steps, and start again, or let guard.spikes leave the batch out"
+            )
+        return None
+
+    def _roll_back(self, why: str) -> None:
+        """Go back to the last checkpoint, and on from there without the data of the step just done."""
+        guard, step, saved = self.config.guard, self.step, max(self.saved_step, 0)
+        entry = data_to_skip(step, saved, guard, self.plan.ledger, why)
+        past = rollbacks(self.plan.ledger)
+        record = f"{self.config.run}/spikes has its documents"
         if self.ranks.first:
-            seconds = result.seconds + waited
-            sequences = self.plan.order.global_batch_at(batch.step)
-            seen = sequences * self.plan.manifest.sequence_length
-            line = {
-                "step": self.step,
-                "loss": result.loss,
-                "learning_rate": rate,
-                "gradient_norm": result.gradient_norm,
-                "trained_tokens": tokens,
-                "total_tokens": self.total_tokens,
-                "tokens_per_second": seen / seconds,
-                "seconds": seconds,
-                "data_seconds": waited,
-                "rows": batch.sources,
-                "epochs": self.plan.order.epochs(self.step),
-            }
-            self.metrics.write(line)
-            self.display.update(self.step, line)
+            facts = {"why": why, "range": self.spikes.ranges(), "checkpoint": self.saved_step}
+            sets = self.plan.train
+            self.records.append(save_spike(self.config.run, step, facts, self.plan.order, sets))
+        self.reporter.say(f"step {step}: {why}; {record}")
+        if len(past) >= guard.max_rollbacks:
+            self._join_records()
+            raise ProjectError(
+                f"step {step}: {why}; guard.max_rollbacks: {guard.max_rollbacks} were allowed, and "
+                f"{len(past)} are in ledger.jsonl; {record}. Lower optimizer.learning_rate, look at the "
+                "data, or raise guard.max_rollbacks, and start again from the last checkpoint"
+            )
+        self.plan = self.plan.with_ledger(self.config, in_order([*self.plan.ledger, entry]))
+        self.reporter.ledger(self.plan.ledger, [])
+        if self.saved_step < 0:
+            self._join_records()
+            raise ProjectError(
+                f"step {step}: {why}, before the first checkpoint; {record}. Start again: the run begins "
+                "anew, and ledger.jsonl now leaves that batch out"
+            )
+        with self.watch.paused():
+            path, told = self.checkpoints.newest()
+            assert path is not None  # or newest() has said that none is left
+            self.reporter.say(*told)
+            self._load(path)
+            self._stand_at(read_state(path))
+        event = {"event": "rolled back", "from": step, "why": why, "skipped": entry.steps}
+        self.reporter.roll_back(self.step, event)
+        lines = distributed.from_first(self._history() if self.ranks.first else None)
+        phases = [entry.step for entry in self.plan.ledger if isinstance(entry, PhaseEntry)]
+        self.spikes = SpikeDetector.from_history(guard, lines, phases)
+        self.reporter.say(f"back at step {self.step}; the data of step {step} is left out")
 
     def _at(self, every: int | None) -> bool:
         return every is not None and self.step % every == 0
@@ -297,19 +358,25 @@ class Trainer:
         for name, shards in self.plan.validation.items():
             batches = validation_batches(
                 shards,
-                self.ranks.rank,
-                self.ranks.world,
+                self.ranks.data_rank,
+                self.ranks.data_world,
                 training.micro_batch,
                 self.config.data.attention,
                 limit=training.validation_sequences,
             )
-            loss, tokens = self.engine.evaluate(batches)
-            perplexity = float(torch.tensor(loss, dtype=torch.float64).exp())
-            results[name] = {"loss": loss, "perplexity": perplexity, "tokens": tokens}
-        if self.ranks.first and results:
-            self.metrics.write({"step": self.step, "validation": results})
-            losses = "  ".join(f"{name} {result['loss']:.4f}" for name, result in results.items())
-            self._say(f"step {self.step}  validation loss  {losses}")
+            loss, tokens = self.engine.evaluate(self._beating(batches))
+            results[name] = {"loss": loss, "perplexity": _perplexity(loss), "tokens": tokens}
+        self.reporter.validation(self.step, results)
+
+    def _score(self, scorer: TaskScorer) -> None:
+        with self.watch.paused():
+            self.reporter.tasks(scorer.score(self.step))
+
+    def _beating(self, batches: Any) -> Iterator[Any]:
+        """The batches of an evaluation, each of which shows that the run moves."""
+        for batch in batches:
+            self.watch.beat()
+            yield batch
 
     # ---- saving and stopping ---------------------------------------------------------------
 
@@ -321,47 +388,57 @@ class Trainer:
     def _save(self) -> None:
         if self.step == self.saved_step:
             return
-        start = time.perf_counter()
-        if self.ranks.first:
-            self.metrics.sync()  # no checkpoint without the lines that lead to it
-        state = {
-            "step": self.step,
-            "total_tokens": self.total_tokens,
-            "world": self.ranks.world,
-            "decisive": self._decisive(self.settings, self.step),
-        }
-        path = self.checkpoints.save(
-            self.engine.deepspeed, self.step, state, self.trained_parameters
-        )
+        with self.watch.paused():
+            start = time.perf_counter()
+            self.reporter.sync()
+            self.engine.deepspeed.eval()
+            state = {
+                "step": self.step,
+                "total_tokens": self.total_tokens,
+                "overflows": self.overflows,
+                "world": self.ranks.world,
+                "probe": probe(self.engine.logits, self.model_config.vocab_size, self.device),
+                "decisive": decisive(self.config, self.plan, self.origin, self.step),
+            }
+            path = self.checkpoints.save(
+                self.engine.deepspeed, self.step, state, self.trained_parameters
+            )
         self.saved_step, self.saved_at = self.step, time.monotonic()
-        if self.ranks.first:
-            seconds = time.perf_counter() - start
-            self.metrics.write({"step": self.step, "event": "checkpoint", "seconds": seconds})
-            write_status(self.folder, "running", self.step)
-            self._say(f"step {self.step}  checkpoint {path.name} ({seconds:.1f} s)")
+        self.reporter.saved(self.step, path.name, time.perf_counter() - start)
+        if self.copy:
+            self._warn(self.copy.start())
+
+    def _warn(self, warning: str | None) -> None:
+        if warning:
+            self.reporter.say(f"warning: {warning}")
 
     def _reason(self) -> str:
         """The first rank's reason that has one."""
         return next(reason for reason in distributed.gather(self.interruption.reason) if reason)
 
+    def _join_records(self) -> None:
+        for thread in self.records:
+            thread.join()
+
     def _finish(self, state: str, code: int, reason: str) -> None:
-        if self.ranks.first:
-            self.metrics.close()
-            write_status(self.folder, state, self.step, code, reason)
-            told = f" by {reason}: start it again with the same command" if reason else ""
-            self._say(f"{state} at step {self.step} of {self.plan.steps}{told}")
+        self._join_records()
+        self.reporter.finish(state, self.step, code, reason)
         # The launcher kills all ranks when the first one ends with a code other than 0.
         distributed.barrier()
         distributed.stop()
 
-    def _say(self, *lines: str) -> None:
-        if self.ranks.first:
-            for line in lines:
-                display.say(line)
+
+def _perplexity(loss: float) -> float:
+    """exp(loss); infinite where a float does not hold it."""
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf
 
 
 def train(config: RunConfig, plan: Plan, ranks: Ranks, interruption: Interruption) -> int:
     """Join the process group and run; see Trainer."""
+    base = look_at_base(config, ranks)
     distributed.start(config.timeout_minutes)
     interruption.outlive_parent()
-    return Trainer(config, plan, ranks, interruption).run()
+    return Trainer(config, plan, ranks, interruption, base).run()

@@ -46,9 +46,17 @@ def byte_tokenizer(folder: Path) -> Path:
 
 
 def shard_set(
-    folder: Path, documents: int = 60, seed: int = 0, length: int = 32, masked: bool = False
+    folder: Path,
+    documents: int = 60,
+    seed: int = 0,
+    length: int = 32,
+    masked: bool = False,
+    odd: tuple[int, int] | None = None,
 ) -> Path:
-    """A shard set of random documents in a vocabulary of bytes, 5 to 60 tokens each."""
+    """A shard set of random documents in a vocabulary of bytes, 5 to 60 tokens each.
+
+    `odd`: the number of a document, and a byte that it alone holds, as its first token.
+    """
     tokenizer = byte_tokenizer(folder.parent / "tokenizer")
     form = shard_format(
         load_encoder(tokenizer),
@@ -61,7 +69,7 @@ def shard_set(
     folder.mkdir(parents=True)
     build_shard_set(
         folder,
-        _documents(documents, seed, masked),
+        _documents(documents, seed, masked, odd),
         form,
         window=64,
         source=folder.name,
@@ -73,12 +81,16 @@ def shard_set(
     return folder
 
 
-def _documents(count: int, seed: int, masked: bool) -> Iterator[EncodedDocument]:
+def _documents(
+    count: int, seed: int, masked: bool, odd: tuple[int, int] | None
+) -> Iterator[EncodedDocument]:
     generator = np.random.default_rng(seed)
     for number in range(count):
         # Few different bytes, so that a small model learns something in a few steps.
         tokens = generator.integers(97, 105, size=generator.integers(5, 60)).astype(np.uint16)
         tokens[-1] = 256
+        if odd and number == odd[0]:
+            tokens[0] = odd[1]
         mask = np.arange(len(tokens)) >= len(tokens) // 2 if masked else None
         name = f"text:made-up#{number}"
         yield EncodedDocument(name, tokens, "made up", len(tokens), {}, mask)

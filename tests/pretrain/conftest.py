@@ -1,11 +1,14 @@
 """One uninterrupted run on two ranks, which several tests compare with."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from pretrain.distributed import Ranks
 from tests import tiny
 
 STEPS = 24
@@ -64,3 +67,11 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory, values) -> Path:
     ended = tiny.launch(config)
     assert ended.returncode == 0, ended.stderr[-3000:]
     return folder / "run"
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Iterator[Ranks]:
+    """A process group of this process."""
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+    yield Ranks(0, 0, 1)
+    dist.destroy_process_group()

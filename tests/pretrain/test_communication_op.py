@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from tests import tiny
 
 LOAD = (
@@ -24,6 +26,7 @@ def load(folder) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.long
 def test_a_mark_of_a_killed_build_is_no_obstacle(tmp_path):
     mark = tmp_path / "deepspeed_shm_comm" / "lock"
     mark.parent.mkdir()

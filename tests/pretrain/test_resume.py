@@ -1,6 +1,5 @@
 """Killed, interrupted, started twice: what a run's folder is worth afterwards."""
 
-import json
 import os
 import shutil
 import signal
@@ -12,27 +11,7 @@ import pytest
 from data_prep.lock import FolderLock
 from tests import tiny
 from tests.pretrain.conftest import STEPS
-
-
-def start(config: Path, ranks: int = 2) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        tiny.launch_command(config, ranks),
-        env=tiny.ENVIRONMENT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def last_step(run: Path) -> int:
-    path = run / "metrics.jsonl"
-    lines = path.read_text().rpartition("\n")[0].splitlines() if path.exists() else []
-    return json.loads(lines[-1])["step"] if lines else 0
-
-
-def status(run: Path) -> dict:
-    return json.loads((run / "status.json").read_text())
+from tests.runs import last_step, start, status
 
 
 @pytest.fixture
@@ -65,7 +44,9 @@ def test_a_rank_killed_in_mid_run_costs_nothing_but_time(config, uninterrupted, 
     assert "optimizer.learning_rate: was 0.001, is 2e-05" in other.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.long)]
+)
 def test_a_signal_to_one_rank_saves_on_all_and_ends_with_75(
     number, config, uninterrupted, tmp_path
 ):
@@ -163,6 +144,7 @@ def test_changed_settings_are_refused_with_the_differences_listed(uninterrupted,
     assert (run / "checkpoints" / f"step-{STEPS:08d}").is_dir()
 
 
+@pytest.mark.long
 def test_frozen_base_weights_survive_a_resume_of_lora(values, base_model, tmp_path):
     lora = {"path": str(base_model), "lora": {"rank": 4, "dropout": 0.1}}
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"

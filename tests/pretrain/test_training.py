@@ -86,7 +86,7 @@ def test_zero3_on_two_ranks_equals_a_plain_pytorch_loop(uninterrupted, base_mode
         torch.testing.assert_close(trained[name], tensor, rtol=1e-3, atol=1e-4, msg=name)
 
 
-@pytest.mark.parametrize("ranks", [1, 3])
+@pytest.mark.parametrize("ranks", [1, pytest.param(3, marks=pytest.mark.long)])
 def test_a_run_goes_on_with_the_same_losses_on_another_number_of_ranks(
     ranks, uninterrupted, values, tmp_path
 ):

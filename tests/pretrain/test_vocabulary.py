@@ -92,7 +92,10 @@ def means(weight: torch.Tensor, base: Path, extended: Path) -> torch.Tensor:
     return torch.cat([weight, torch.stack(rows)])
 
 
-@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+@pytest.mark.parametrize(
+    "tied",
+    [pytest.param(False, marks=pytest.mark.long, id="untied"), pytest.param(True, id="tied")],
+)
 def test_two_ranks_begin_with_the_means_of_the_old_pieces(tied, folder, tmp_path, communication_op):
     base = model(tmp_path / "model", folder / "base", tie_word_embeddings=tied)
     # A rate so small that fp32 weights do not move.
@@ -118,6 +121,7 @@ def test_two_ranks_begin_with_the_means_of_the_old_pieces(tied, folder, tmp_path
         assert new.config.vocab_size == load_encoder(folder / "extended").vocabulary_size
 
 
+@pytest.mark.long
 def test_an_extended_run_resumes_and_its_export_has_vocabulary_and_tokenizer(
     folder, tmp_path, communication_op
 ):

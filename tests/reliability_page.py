@@ -1,0 +1,69 @@
+"""docs/reliability.md from the results of `make test-long`: what was tried, when, on which commit.
+
+python -m tests.reliability_page RESULTS.xml > docs/reliability.md
+"""
+
+import platform
+import subprocess
+import sys
+from collections import defaultdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from xml.etree import ElementTree
+
+HEAD = """# Reliability
+
+What `make test-long` tries, beyond the tests of `make test`: real runs on two CPU ranks that are killed, starved, damaged,
+moved to other layouts and compared with plain PyTorch. This page is its last result.
+"""
+
+
+def page(results: Path) -> str:
+    """Markdown: the run's facts, then a table for each test module."""
+    suite = next(ElementTree.parse(results).getroot().iter("testsuite"))
+    modules: dict[str, list[str]] = defaultdict(list)
+    for case in suite.iter("testcase"):
+        row = f"| {_sentence(case.get('name', ''))} | {_outcome(case)} | {float(case.get('time', 0)):.0f} |"
+        modules[case.get("classname", "").rpartition("tests.")[2]].append(row)
+    tables = [
+        "\n".join(
+            [f"## {module}\n", "| promise | result | seconds |", "| --- | --- | --- |", *rows]
+        )
+        for module, rows in sorted(modules.items())
+    ]
+    return "\n".join([HEAD, _facts(suite), "", "\n\n".join(tables)]) + "\n"
+
+
+def _facts(suite: ElementTree.Element) -> str:
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    count = int(suite.get("tests", 0))
+    failed = int(suite.get("failures", 0)) + int(suite.get("errors", 0))
+    skipped = int(suite.get("skipped", 0))
+    versions = ", ".join(
+        f"{name} {version(name)}" for name in ("torch", "deepspeed", "transformers")
+    )
+    return (
+        f"{datetime.now(UTC):%Y-%m-%d}, commit {commit}, Python {platform.python_version()}, {versions}: "
+        f"{count - failed - skipped} passed, {failed} failed, {skipped} skipped, in "
+        f"{float(suite.get('time', 0)) / 60:.0f} minutes."
+    )
+
+
+def _sentence(name: str) -> str:
+    return name.removeprefix("test_").replace("_", " ").replace("|", "/")
+
+
+def _outcome(case: ElementTree.Element) -> str:
+    skipped = case.find("skipped")
+    if skipped is not None:
+        reason = " ".join((skipped.get("message") or "").split()).replace("|", "/")
+        return f"skipped: {reason}"
+    failed = case.find("failure") is not None or case.find("error") is not None
+    return "**failed**" if failed else "passed"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page(Path(sys.argv[1])))
