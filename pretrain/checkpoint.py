@@ -30,7 +30,7 @@ from pretrain.checkpoint_names import STATE, named_steps, to_remove
 from pretrain.checkpoint_names import name_of as name_of
 from pretrain.checkpoint_names import saved_steps as saved_steps
 from pretrain.distributed import Ranks
-from pretrain.layout import bytes_needed, check_loadable, on_nvme
+from pretrain.layout import as_saved_only, bytes_needed, check_loadable
 from pretrain.reshard import restore
 
 
@@ -212,11 +212,11 @@ class Checkpoints:
     def load(self, engine: Any, path: Path) -> None:
         """Give the engine weights, moments and counters of a checkpoint, of whatever layout.
 
-        Also into an engine that has trained on (a roll-back), except with offload to NVMe. Frozen weights
+        Also into an engine that has trained on (a roll-back), except where it `as_saved_only`. Frozen weights
         are left as they are. Raises ConfigError or DataError where it cannot be.
         """
         check_loadable(read_state(path).get("layout", {}), self.layout, str(path))
-        if not on_nvme(self.layout):
+        if not as_saved_only(self.layout):
             restore(engine, path)
             return
         loaded, _ = engine.load_checkpoint(

@@ -197,6 +197,13 @@ def _unfit_zero(zero: dict[str, Any]) -> Iterator[str]:
             )
     for key in ("offload_param", "offload_optimizer"):
         yield from _unfit_offload(f"zero_optimization.{key}", zero.get(key, {}))
+    on_nvme = zero.get("offload_param", {}).get("device") == "nvme"
+    # Measured with 0.19.8: "param 16 already assigned swap buffer id 26" in the second step.
+    if on_nvme and zero.get("stage3_prefetch_bucket_size") != 0:
+        yield (
+            "zero_optimization.stage3_prefetch_bucket_size: DeepSpeed reads a parameter ahead twice from nvme "
+            "(0.19.8) and stops; set it to 0"
+        )
 
 
 def _unfit_offload(key: str, offload: dict[str, Any]) -> Iterator[str]:

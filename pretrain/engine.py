@@ -17,6 +17,7 @@ from pretrain.batch import IGNORED
 from pretrain.compilation import compile_layers
 from pretrain.config import RunConfig
 from pretrain.loss import following, loss_head, loss_of_logits, passes_on, trained_places
+from pretrain.nvme_parameters import let_checkpoints_load
 from pretrain.optimizer import (
     build_optimizer,
     group_settings,
@@ -76,6 +77,7 @@ class Engine:
         self.deepspeed, *_ = deepspeed.initialize(
             model=model, optimizer=optimizer, config=deepspeed_settings
         )
+        let_checkpoints_load(self.deepspeed)
         self.device = self.deepspeed.device
         self.seed = config.seed
         self.sequence_parallel = sequence_parallel

@@ -31,9 +31,12 @@ def changed(saved: dict[str, Any], now: dict[str, Any]) -> str:
     )
 
 
-def on_nvme(layout: dict[str, Any]) -> bool:
-    """Whether optimizer or parameters lie in DeepSpeed's swap files, which only the same layout can load."""
-    return "nvme" in (layout.get("offload_optimizer"), layout.get("offload_parameters"))
+def as_saved_only(layout: dict[str, Any]) -> str:
+    """What keeps a checkpoint from being loaded into any other layout; empty where nothing does."""
+    if "nvme" in (layout.get("offload_optimizer"), layout.get("offload_parameters")):
+        return "offload to NVMe"  # in DeepSpeed's swap files
+    # DeepSpeed keeps its momentum apart from the moments
+    return "muon" if layout.get("optimizer") == "muon" else ""
 
 
 def check_loadable(saved: dict[str, Any], now: dict[str, Any], place: str) -> None:
@@ -44,10 +47,11 @@ def check_loadable(saved: dict[str, Any], now: dict[str, Any], place: str) -> No
             f"optimizer.name: {place} has the moments of {before}, which {now['optimizer']} cannot go on "
             f"with; restore {before}, or train on from the exported weights"
         )
-    if (on_nvme(saved) or on_nvme(now)) and (told := changed(saved, now)):
+    bound, told = as_saved_only(saved) or as_saved_only(now), changed(saved, now)
+    if bound and told:
         raise ConfigError(
-            f"{place}: offload to NVMe can go on only as it was saved, not with {told}; restore that, or "
-            "train on from the exported weights"
+            f"{place}: {bound} can go on only as it was saved, not with {told}; restore that, or train on from "
+            "the exported weights"
         )
 
 

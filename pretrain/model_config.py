@@ -39,10 +39,8 @@ def model_config(
     With an extension of its tokenizer, its vocabulary is the extended one. `of_branch`: the folder of a
     branch's config, by pretrain.branch.model_folder.
     """
-    if model.config:
-        config = _from_scratch(model.config, shards)
-    else:
-        config = _of_existing(model, of_branch)
+    scratch = model.config
+    config = _from_scratch(scratch, shards) if scratch else _of_existing(model, of_branch)
     if model.dropout is not None:
         _set_dropout(config, model.dropout)
     vocabulary_size, sequence_length = shards.vocabulary_size, shards.sequence_length

@@ -80,7 +80,7 @@ def build_optimizer(
         return _muon(model, settings)
     groups = parameter_groups(model, settings)
     if settings.name == "lion":
-        return _with_second_moment(Lion(groups, lr=rate, betas=betas))
+        return Lion(groups, lr=rate, betas=betas)
     if offloaded:
         from deepspeed.ops.adam import DeepSpeedCPUAdam
 
@@ -114,9 +114,8 @@ def restore_settings(optimizer: torch.optim.Optimizer, settings: list[Group]) ->
     """Undo what loading a checkpoint does to the optimizer DeepSpeed was given (deepspeed 0.19.8).
 
     `settings`: group_settings before deepspeed.initialize. A load brings back those the run was saved
-    with, although a change may have been accepted; and a universal checkpoint gives every group the
-    settings of the first one, so that norms and biases would decay, and all of them one step counter,
-    which each group's step would advance.
+    with, although a change may have been accepted, and step counters that parameters may share, which each
+    one's step would advance.
     """
     for group, own in zip(optimizer.param_groups, settings, strict=True):
         for key in set(group) - set(own) - {"params", "lr"}:
@@ -132,44 +131,12 @@ def restore_settings(optimizer: torch.optim.Optimizer, settings: list[Group]) ->
                 if counts_in_tensor
                 else int(state["step"])
             )
-        if isinstance(optimizer, Lion):
-            state.pop(SECOND_MOMENT, None)
 
 
 def _counter_device(optimizer: torch.optim.Optimizer, parameter: torch.Tensor) -> torch.device:
     """Where torch's AdamW keeps its count: with its kernel, the parameter's device."""
     fused = optimizer.defaults.get("fused")
     return parameter.device if fused else torch.device("cpu")
-
-
-# DeepSpeed converts and loads checkpoints for another number of ranks with this state of every
-# parameter (deepspeed 0.19.8, checkpoint/ds_to_universal.py and runtime/zero/stage3.py).
-SECOND_MOMENT = "exp_avg_sq"
-
-
-def _with_second_moment(optimizer: Lion) -> Lion:
-    """Lets Lion's state, saved, have the second moment that it does without: the first once more.
-
-    It takes no memory and no disk, because torch saves a tensor's storage once.
-    """
-
-    def add(_: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
-        states = {
-            key: state | {SECOND_MOMENT: state["exp_avg"]} if "exp_avg" in state else state
-            for key, state in state_dict["state"].items()
-        }
-        return state_dict | {"state": states}
-
-    def leave_out(_: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
-        states = {
-            key: {name: value for name, value in state.items() if name != SECOND_MOMENT}
-            for key, state in state_dict["state"].items()
-        }
-        return state_dict | {"state": states}
-
-    optimizer.register_state_dict_post_hook(add)
-    optimizer.register_load_state_dict_pre_hook(leave_out)
-    return optimizer
 
 
 def _shape(parameter: torch.nn.Parameter) -> tuple[int, ...]:

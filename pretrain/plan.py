@@ -15,7 +15,7 @@ from data_prep.shards.reader import ShardSet
 from data_prep.shards.storage import Place
 from data_prep.tokenizer.extension import EXTENSION_FILE, Extension, parse_extension
 from pretrain.config import RunConfig
-from pretrain.deepspeed_config import effective_config
+from pretrain.deepspeed_config import run_settings
 from pretrain.ledger import (
     BadRowGroup,
     Entry,
@@ -94,7 +94,7 @@ def make_plan(config: RunConfig, world: int) -> Plan:
     share = _shares(config, _data_world(config, world))[0]
     steps = steps_of(config, train, order)
     check_schedule(config.schedule, steps)
-    deepspeed_settings = effective_config(config.deepspeed, config.training, share.accumulation)
+    deepspeed_settings = run_settings(config, world, share.accumulation)
     return Plan(train, validation, order, share, deepspeed_settings, steps, ledger)
 
 

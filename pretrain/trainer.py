@@ -23,7 +23,7 @@ from pretrain.engine import Engine, StepResult
 from pretrain.hang import INTERRUPTED, HangWatch
 from pretrain.interruption import Interruption, ignore_in_worker
 from pretrain.isolation import check_isolation
-from pretrain.layout import changed, layout_of
+from pretrain.layout import as_saved_only, changed, layout_of
 from pretrain.ledger import BadRowGroup, PhaseEntry, in_order
 from pretrain.loader import StepBatch, StepDataset, Steps
 from pretrain.memory import peak_memory
@@ -331,11 +331,12 @@ class Trainer:
             )
         self.plan = self.plan.with_ledger(self.config, in_order([*self.plan.ledger, entry]))
         self.reporter.ledger(self.plan.ledger, [])
-        if self.saved_step < 0:
+        bound = as_saved_only(self.checkpoints.layout)
+        if self.saved_step < 0 or bound:
             self._join_records()
+            where = f"with {bound}" if bound else "before the first checkpoint"
             raise ProjectError(
-                f"step {step}: {why}, before the first checkpoint; {record}. Start again: the run begins "
-                "anew, and ledger.jsonl now leaves that batch out"
+                f"step {step}: {why}, {where}; {record}. Start again: ledger.jsonl now leaves that batch out"
             )
         with self.watch.paused():
             path, told = self.checkpoints.newest()

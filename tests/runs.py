@@ -1,6 +1,7 @@
 """Runs that go on in the background, to be watched, stopped and looked at."""
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -46,3 +47,14 @@ def status(run: Path) -> dict[str, Any]:
 def checkpoints(run: Path) -> list[int]:
     """Steps of the checkpoints that have their name, oldest first."""
     return sorted(int(path.name[5:]) for path in (run / "checkpoints").glob("step-*"))
+
+
+def copy_up_to(run: Path, target: Path, step: int) -> Path:
+    """A copy of a finished run as if it had been killed after the checkpoint of `step`."""
+    shutil.copytree(run, target)
+    assert (target / "checkpoints" / f"step-{step:08d}").is_dir()
+    for path in (target / "checkpoints").glob("step-*"):
+        if int(path.name.removeprefix("step-")) > step:
+            shutil.rmtree(path)
+    (target / "status.json").unlink()
+    return target

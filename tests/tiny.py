@@ -55,7 +55,7 @@ def shard_set(
 ) -> Path:
     """A shard set of random documents in a vocabulary of bytes, 5 to 60 tokens each.
 
-    `odd`: the number of a document, and a byte that it alone holds, as its first token.
+    `odd`: the number of a document, and the byte that it is made of, and no other.
     """
     tokenizer = byte_tokenizer(folder.parent / "tokenizer")
     form = shard_format(
@@ -90,7 +90,7 @@ def _documents(
         tokens = generator.integers(97, 105, size=generator.integers(5, 60)).astype(np.uint16)
         tokens[-1] = 256
         if odd and number == odd[0]:
-            tokens[0] = odd[1]
+            tokens[:-1] = odd[1]
         mask = np.arange(len(tokens)) >= len(tokens) // 2 if masked else None
         name = f"text:made-up#{number}"
         yield EncodedDocument(name, tokens, "made up", len(tokens), {}, mask)

@@ -19,7 +19,7 @@ from pretrain.ledger import (
 from pretrain.trace import Trace
 from tests import tiny
 from tests.pretrain.conftest import PHASES
-from tests.pretrain.test_training import copy_up_to
+from tests.runs import copy_up_to
 
 
 def test_a_ledger_reads_as_it_was_written_in_order_of_steps(tmp_path):

@@ -88,6 +88,10 @@ def test_the_recipe_fills_in_what_the_json_leaves_out():
             '{"zero_optimization": {"stage": 3, "offload_param": {"device": "nvme", "nvme_path": "/no/such"}}}',
             "nvme_path: /no/such is no folder",
         ),
+        (
+            '{"zero_optimization": {"stage": 3, "offload_param": {"device": "nvme", "nvme_path": "/tmp"}}}',
+            "stage3_prefetch_bucket_size: .* set it to 0",
+        ),
         ('{"zero_optimization": 3}', "zero_optimization: found 3, expected an object"),
         ('{"zero_optimization": {"stage": 3}, "optimizer": {}}', "optimizer: leave it out"),
         ("{", "line 1: not valid JSON"),

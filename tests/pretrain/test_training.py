@@ -1,7 +1,6 @@
 """What the trainer computes: the same as a plain PyTorch loop, on any number of ranks."""
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from pretrain.ledger import PhaseEntry
 from pretrain.order import Order, SourceRows
 from tests import tiny
 from tests.pretrain.conftest import STEPS
+from tests.runs import copy_up_to
 
 
 def documents_of_step(order: Order, sets: list[ShardSet], step: int) -> list[np.ndarray]:
@@ -105,14 +105,3 @@ def test_a_run_goes_on_with_the_same_losses_on_another_number_of_ranks(
     assert [(line["step"], line["from_ranks"], line["ranks"]) for line in resumed] == [
         (10, 2, ranks)
     ]
-
-
-def copy_up_to(run: Path, target: Path, step: int) -> Path:
-    """A copy of a finished run as if it had been killed after the checkpoint of `step`."""
-    shutil.copytree(run, target)
-    assert (target / "checkpoints" / f"step-{step:08d}").is_dir()
-    for path in (target / "checkpoints").glob("step-*"):
-        if int(path.name.removeprefix("step-")) > step:
-            shutil.rmtree(path)
-    (target / "status.json").unlink()
-    return target

@@ -15,6 +15,8 @@ import torch
 
 from tests import tiny
 
+# Its weights are large enough to be swapped: DeepSpeed leaves partitions below 1 MiB in memory.
+WIDE = {"hidden_size": 512, "intermediate_size": 2048}
 SEQUENCES, MICRO_BATCHES, LENGTH, VOCABULARY = 4, 2, 16, 257
 
 
@@ -74,8 +76,8 @@ def main(
     clipping: float = 0.0,
     save: str | None = None,
     load: str | None = None,
-    universal: bool = False,
-    aio: dict[str, Any] | None = None,
+    resharded: bool = False,
+    wide: bool = False,
 ) -> dict[str, Any]:
     """Steps `first` to `steps`; `zero`: a section, or the name of a file in configs/deepspeed."""
     import deepspeed
@@ -83,12 +85,14 @@ def main(
     from pretrain import distributed
     from pretrain.config import Optimizer, Training
     from pretrain.deepspeed_config import effective_config
+    from pretrain.nvme_parameters import let_checkpoints_load
     from pretrain.optimizer import (
         build_optimizer,
         group_settings,
         restore_settings,
         set_learning_rate,
     )
+    from pretrain.reshard import restore
 
     distributed.start(5)
     ranks = distributed.Ranks.from_environment()
@@ -102,18 +106,24 @@ def main(
     settings = effective_config(path, training, MICRO_BATCHES)
     if isinstance(zero, dict):
         settings["zero_optimization"] |= zero
-    settings["checkpoint"]["load_universal"] = universal
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    built = model(dtypes[precision])
+    built = model(dtypes[precision], **(WIDE if wide else {}))
     if settings["zero_optimization"]["stage"] == 3:
-        # Small parameters stay whole on each rank, and a small model has no others.
+        # Small parameters stay whole on each rank, or in memory, and a small model has no others.
         settings["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+        if "max_in_cpu" in settings["zero_optimization"].get("offload_param", {}):
+            small = {"max_in_cpu": 0, "buffer_size": 1_100_000}
+            settings["zero_optimization"]["offload_param"] |= small
         deepspeed.zero.Init(module=built, config_dict_or_path=settings)
     recipe = Optimizer(**optimizer)
     chosen = build_optimizer(built, recipe, settings)
     own = group_settings(chosen)
     engine, *_ = deepspeed.initialize(model=built, optimizer=chosen, config=settings)
-    if load:
+    let_checkpoints_load(engine)
+    if load and resharded:
+        restore(engine, Path(load))
+        restore_settings(chosen, own)
+    elif load:
         assert engine.load_checkpoint(str(Path(load).parent), tag=Path(load).name)[0]
         restore_settings(chosen, own)
     losses = []

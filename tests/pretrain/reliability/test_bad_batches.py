@@ -1,6 +1,7 @@
 """A document that breaks the loss: the run names it, goes back, leaves it out, and goes on by itself.
 
-The base model's embedding of one token is NaN, or huge; one document holds the token.
+One document is made of a token that no other holds. In one case the base model's embedding of it is NaN, in the
+other nothing is wrong but that the model does not expect it: the loss jumps by more than a nat.
 """
 
 import json
@@ -14,22 +15,24 @@ from pretrain.ledger import read_ledger
 from tests import runs, tiny
 
 TOKEN = 200  # in no document but one: the others hold bytes 97 to 104
-STEPS = 16
+DOCUMENT = 156  # of a whole row and more, the first of which stands in the batch of step 36
+STEPS = 40
 
 
-@pytest.fixture(scope="module", params=[float("nan"), 300.0], ids=["nan", "huge"])
+@pytest.fixture(scope="module", params=["nan", "unexpected"])
 def broken_model(request, base_model, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("broken")
     model = AutoModelForCausalLM.from_pretrained(base_model)
     with torch.no_grad():
-        model.get_input_embeddings().weight[TOKEN] = request.param
+        if request.param == "nan":
+            model.get_input_embeddings().weight[TOKEN] = float("nan")
     model.save_pretrained(folder)
     return folder
 
 
 @pytest.fixture(scope="module")
 def poisoned(tmp_path_factory) -> Path:
-    return tiny.shard_set(tmp_path_factory.mktemp("poisoned") / "a", 200, 0, odd=(40, TOKEN))
+    return tiny.shard_set(tmp_path_factory.mktemp("poisoned") / "a", 200, 0, odd=(DOCUMENT, TOKEN))
 
 
 @pytest.fixture
@@ -39,8 +42,9 @@ def config(broken_model, poisoned, values, tmp_path):
             "model": {"path": str(broken_model)},
             "data__train": {"a": {"path": str(poisoned), "weight": 1}},
             "training__steps": STEPS,
+            "optimizer__learning_rate": 2e-2,
             "phases": [],
-            "checkpoint": {"every_steps": 4, "keep": 10},
+            "checkpoint": {"every_steps": 10, "keep": 10},
             "guard": {"window": 8},
         }
         run = values(tmp_path / name, **(settings | changes))
@@ -55,9 +59,9 @@ def test_the_run_leaves_the_batch_out_and_equals_one_that_never_had_it(config, t
     assert mended.returncode == 0, mended.stderr[-3000:]
     run = tmp_path / "mended"
     skips = [entry for entry in read_ledger(run) if entry.event == "skip"]
-    assert len(skips) == 1
-    (spike,) = (run / "spikes").iterdir()
-    assert "text:made-up#40" in spike.read_text()
+    spikes = sorted((run / "spikes").iterdir())
+    assert len(spikes) == len(skips) > 0  # the document's rows may stand in two batches
+    assert all(f"text:made-up#{DOCUMENT}" in spike.read_text() for spike in spikes)
     assert list(tiny.losses(run)) == list(range(1, STEPS + 1))
 
     # The same entry, made by hand before the first step.
@@ -80,4 +84,4 @@ def test_after_so_many_rollbacks_the_run_stops_with_what_it_knows(config, tmp_pa
     assert "guard.max_rollbacks" in told["reason"]
     spikes = list((tmp_path / "stopped/spikes").iterdir())
     assert len(spikes) == 1
-    assert "text:made-up#40" in json.dumps(spikes[0].read_text())
+    assert f"text:made-up#{DOCUMENT}" in json.dumps(spikes[0].read_text())
