@@ -20,7 +20,7 @@ from data_prep.shards.reader import ShardSet
 from data_prep.shards.schema import ShardFormat
 from data_prep.shards.unpack import documents_of
 from data_prep.shards.writer import ShardWriter
-from pretrain.order import Order, SourceRows
+from pretrain.order.order import Order, SourceRows
 
 BATCH, SHUFFLE_GROUPS = 512, 64
 FILE_ROWS = 64_000
@@ -64,7 +64,7 @@ def _order(shards: ShardSet) -> Order:
 
 
 def _rows(output: Path, first: int) -> Iterator[Any]:
-    from pretrain.step_rows import StepRows
+    from pretrain.data.step_rows import StepRows
 
     shards = ShardSet(output)
     steps = range(first, int(shards.row_groups.sum()) // BATCH)
@@ -73,8 +73,8 @@ def _rows(output: Path, first: int) -> Iterator[Any]:
 
 
 def _batches(output: Path, first: int) -> Iterator[Any]:
-    from pretrain.loader import StepDataset, Steps
-    from pretrain.step_rows import StepRows
+    from pretrain.data.loader import StepDataset, Steps
+    from pretrain.data.step_rows import StepRows
 
     shards = ShardSet(output)
     stop = int(shards.row_groups.sum()) // BATCH

@@ -59,7 +59,7 @@ def main(config: EvaluateConfig) -> None:
             "lm-eval is not installed; install the project with its extra eval: pip install -e '.[eval]'"
         ) from error
 
-    from pretrain import evaluation
+    from pretrain.scoring import evaluation
 
     documents = {
         source: evaluation.held_out(paths, config.limit) for source, paths in files.items()

@@ -11,11 +11,11 @@ sys.path.pop(0)
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from launch.command_line import run_command
-from pretrain.export_config import ExportConfig
+from pretrain.export.config import ExportConfig
 
 
 def main(config: ExportConfig) -> None:
-    from pretrain.export import export
+    from pretrain.export.export import export
 
     print(f"written: {export(config)}")
 

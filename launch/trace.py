@@ -12,15 +12,15 @@ sys.path.pop(0)
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from launch.command_line import run_command
-from pretrain.trace_config import TraceConfig
+from pretrain.tracing.config import TraceConfig
 
 
 def main(config: TraceConfig) -> None:
     import orjson
     from rich.console import Console
 
-    from pretrain.trace import DocumentRow, Trace, TracedRow
-    from pretrain.trace_table import document_table, step_table
+    from pretrain.tracing.table import document_table, step_table
+    from pretrain.tracing.trace import DocumentRow, Trace, TracedRow
 
     trace = Trace(config.run)
     rows: list[TracedRow] | list[DocumentRow]

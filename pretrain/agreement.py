@@ -5,8 +5,8 @@ from typing import Any
 from data_prep.errors import DataError
 from pretrain import distributed
 from pretrain.config import RunConfig, decisive_settings
-from pretrain.deepspeed_config import decisive_leaves
 from pretrain.distributed import Ranks
+from pretrain.engine.deepspeed_config import decisive_leaves
 from pretrain.origin import Origin
 from pretrain.plan import Plan, ledger_of
 from pretrain.run_folder import differences

@@ -50,7 +50,7 @@ def main(name: str, arguments: list[str]) -> int:
         interruption = Interruption()
         interruption.install()
         from pretrain import slurm
-        from pretrain.branch import check_branch
+        from pretrain.checkpoints.branch import check_branch
         from pretrain.plan import make_plan
 
         slurm.check_tasks(os.environ)
@@ -68,7 +68,7 @@ def main(name: str, arguments: list[str]) -> int:
             lock.acquire(LOCK_WAIT_S)
             write_status(config.run, "running", status.get("step", 0))
         if config.tasks:
-            from pretrain.task_scores import check_tasks
+            from pretrain.scoring.task_scores import check_tasks
 
             check_tasks(config.tasks)
         from pretrain import distributed

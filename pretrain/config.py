@@ -36,7 +36,7 @@ class Model(Section):
     path: str | None = None  # local folder or hub name
     revision: str | None = None  # of a hub name
     branch: Branch | None = None
-    # auto: varlen on a GPU, sdpa elsewhere; see pretrain/attention.py
+    # auto: varlen on a GPU, sdpa elsewhere; see pretrain/model/attention.py
     implementation: Literal["auto", "eager", "sdpa", "varlen", "flash_attention_2"] = "auto"
     dropout: float | None = Field(None, ge=0, lt=1)  # all of the model's rates; none: as they are
     freeze: list[str] = []  # modules that are not trained, by name; * stands for anything
@@ -97,7 +97,7 @@ class Phase(Section):
 
 
 class Optimizer(Section):
-    """AdamW (arXiv:1711.05101), Lion (arXiv:2302.06675) or Muon (arXiv:2502.16982); see pretrain/optimizer.py.
+    """AdamW (arXiv:1711.05101), Lion (arXiv:2302.06675) or Muon (arXiv:2502.16982); see pretrain/engine/optimizer.py.
 
     Weights with two or more dimensions decay.
     """
@@ -162,7 +162,7 @@ class Checkpoint(Section):
 
 
 class Guard(Section):
-    """What ends or mends a run that goes wrong; see pretrain/spike.py and pretrain/hang.py."""
+    """What ends or mends a run that goes wrong; see pretrain/watch/spike.py and pretrain/watch/hang.py."""
 
     spikes: bool = True  # roll back and leave the data out where loss or gradient leave their range
     window: int = Field(128, ge=8)  # steps that the range is taken from

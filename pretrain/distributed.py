@@ -13,7 +13,7 @@ import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
 
 from data_prep.errors import DataError
-from pretrain.communication_op import load_communication_op, remove_buffer_name
+from pretrain.engine.communication_op import load_communication_op, remove_buffer_name
 
 
 @dataclass(frozen=True)

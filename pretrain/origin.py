@@ -7,11 +7,12 @@ from typing import Any
 
 from data_prep.errors import ConfigError
 from data_prep.tokenizer.extension import Extension
-from pretrain import branch, distributed
-from pretrain.base_model import file_hashes, local_folder, weights_hash
-from pretrain.checkpoint import read_state
+from pretrain import distributed
+from pretrain.checkpoints import branch
+from pretrain.checkpoints.checkpoint import read_state
 from pretrain.config import RunConfig
 from pretrain.distributed import Ranks
+from pretrain.model.base_model import file_hashes, local_folder, weights_hash
 from pretrain.plan import Plan, check_tokenizer
 
 Hashes = Mapping[str, str]

@@ -15,7 +15,8 @@ from data_prep.shards.reader import ShardSet
 from data_prep.shards.storage import Place
 from data_prep.tokenizer.extension import EXTENSION_FILE, Extension, parse_extension
 from pretrain.config import RunConfig
-from pretrain.deepspeed_config import run_settings
+from pretrain.engine.deepspeed_config import run_settings
+from pretrain.engine.schedule import check_schedule
 from pretrain.ledger import (
     BadRowGroup,
     Entry,
@@ -25,9 +26,8 @@ from pretrain.ledger import (
     in_order,
     read_ledger,
 )
-from pretrain.order import Order, SourceRows
-from pretrain.schedule import check_schedule
-from pretrain.share import Share, rank_share
+from pretrain.order.order import Order, SourceRows
+from pretrain.order.share import Share, rank_share
 
 
 @dataclass(frozen=True)

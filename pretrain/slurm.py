@@ -15,10 +15,10 @@ from typing import Any
 
 from data_prep.config_file import load_config, split_command_line
 from data_prep.errors import ConfigError, ProjectError
-from pretrain import hang
 from pretrain.config import RunConfig
 from pretrain.plan import make_plan
 from pretrain.run_folder import read_status
+from pretrain.watch import hang
 
 REQUEUE = 75  # what an interrupted rank ends with, too
 

@@ -14,36 +14,36 @@ import torch
 from data_prep.errors import ProjectError
 from pretrain import distributed
 from pretrain.agreement import agreed_plan, decisive
-from pretrain.branch import model_folder
-from pretrain.checkpoint import Checkpoints, read_state
-from pretrain.checkpoint_copy import CheckpointCopy
+from pretrain.checkpoints.branch import model_folder
+from pretrain.checkpoints.checkpoint import Checkpoints, read_state
+from pretrain.checkpoints.copy import CheckpointCopy
+from pretrain.checkpoints.layout import as_saved_only, changed, layout_of
 from pretrain.config import RunConfig
+from pretrain.data.loader import StepBatch, StepDataset, Steps
+from pretrain.data.step_rows import StepRows
+from pretrain.data.validation_rows import validation_batches
 from pretrain.distributed import Ranks
-from pretrain.engine import Engine, StepResult
-from pretrain.hang import INTERRUPTED, HangWatch
+from pretrain.engine.engine import Engine, StepResult
+from pretrain.engine.schedule import learning_rate
 from pretrain.interruption import Interruption, ignore_in_worker
-from pretrain.isolation import check_isolation
-from pretrain.layout import as_saved_only, changed, layout_of
 from pretrain.ledger import BadRowGroup, PhaseEntry, in_order
-from pretrain.loader import StepBatch, StepDataset, Steps
-from pretrain.memory import peak_memory
-from pretrain.metrics import read_metrics
-from pretrain.model import build
-from pretrain.model_config import model_config
+from pretrain.model.build import build
+from pretrain.model.isolation import check_isolation
+from pretrain.model.model_config import model_config
+from pretrain.model.sequence_parallel import SequenceParallel, check_model
 from pretrain.origin import Hashes, agreed_origin, look_at_base
 from pretrain.plan import Plan
-from pretrain.probe import probe
-from pretrain.reporter import Reporter
 from pretrain.run_folder import differences, refuse_changes
-from pretrain.schedule import learning_rate
-from pretrain.sequence_parallel import SequenceParallel, check_model
-from pretrain.spike import SpikeDetector, data_to_skip, rollbacks
-from pretrain.spike_record import save_spike
-from pretrain.start_report import look_at, report_facts, report_warnings
-from pretrain.step_line import step_line
-from pretrain.step_rows import StepRows
-from pretrain.task_scores import TaskScorer
-from pretrain.validation_rows import validation_batches
+from pretrain.scoring.probe import probe
+from pretrain.scoring.task_scores import TaskScorer
+from pretrain.watch.hang import INTERRUPTED, HangWatch
+from pretrain.watch.memory import peak_memory
+from pretrain.watch.metrics import read_metrics
+from pretrain.watch.reporter import Reporter
+from pretrain.watch.spike import SpikeDetector, data_to_skip, rollbacks
+from pretrain.watch.spike_record import save_spike
+from pretrain.watch.start_report import look_at, report_facts, report_warnings
+from pretrain.watch.step_line import step_line
 
 
 class Trainer:

@@ -25,7 +25,7 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def communication_op() -> None:
     """DeepSpeed's op is built, which takes half a minute the first time: no test's time limit counts it."""
-    command = "from pretrain.communication_op import load_communication_op as load; load()"
+    command = "from pretrain.engine.communication_op import load_communication_op as load; load()"
     environment = os.environ | {"DS_ACCELERATOR": "cpu"}
     subprocess.run([sys.executable, "-c", command], cwd=ROOT, env=environment, check=True)
 

@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from benchmarks.training.job import Job, Result
 from benchmarks.training.profiler import step_profiler
-from pretrain.memory import peak_memory
+from pretrain.watch.memory import peak_memory
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 

@@ -17,9 +17,9 @@ from data_prep.shards.assemble import build_shard_set, shard_format
 from data_prep.shards.writer import EncodedDocument
 from data_prep.tokenizer.encode import load_encoder
 from pretrain.config import RunConfig
-from pretrain.loader import StepDataset, Steps
+from pretrain.data.loader import StepDataset, Steps
+from pretrain.data.step_rows import StepRows
 from pretrain.plan import make_plan
-from pretrain.step_rows import StepRows
 
 END = "<|endoftext|>"
 SEED = 1

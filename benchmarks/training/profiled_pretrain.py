@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.training.profiler import step_profiler
 from pretrain.command import end, main
-from pretrain.engine import Engine
+from pretrain.engine.engine import Engine
 
 
 def watch_steps(folder: str) -> None:

@@ -13,7 +13,7 @@ from benchmarks.measure import installed
 from benchmarks.training import profiler
 from benchmarks.training.contenders import BARE, OURS, PACKAGES, Prepared
 from benchmarks.training.job import Result
-from pretrain.flops import flops_per_token, peak_flops
+from pretrain.watch.flops import flops_per_token, peak_flops
 
 # By contender, one result a turn; None: the card has too little memory for it.
 Found = dict[str, list[Result] | None]

@@ -7,7 +7,7 @@ from typing import Any
 
 from data_prep.errors import ConfigError
 from data_prep.files import read_json
-from pretrain.metrics import METRICS, ROLLED_BACK, read_metrics
+from pretrain.watch.metrics import METRICS, ROLLED_BACK, read_metrics
 
 
 @dataclass(frozen=True)

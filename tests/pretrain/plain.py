@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
-from pretrain.batch import IGNORED
+from pretrain.data.batch import IGNORED
 
 Document = tuple[torch.Tensor, torch.Tensor]  # tokens (n,), labels (n,)
 

@@ -16,7 +16,7 @@ from pretrain.ledger import (
     read_ledger,
     write_ledger,
 )
-from pretrain.trace import Trace
+from pretrain.tracing.trace import Trace
 from tests import tiny
 from tests.pretrain.conftest import PHASES
 from tests.runs import copy_up_to

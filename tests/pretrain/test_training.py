@@ -10,10 +10,10 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
 
 from data_prep.shards.reader import ShardSet
-from pretrain.export import export
-from pretrain.export_config import ExportConfig
+from pretrain.export.config import ExportConfig
+from pretrain.export.export import export
 from pretrain.ledger import PhaseEntry
-from pretrain.order import Order, SourceRows
+from pretrain.order.order import Order, SourceRows
 from tests import tiny
 from tests.pretrain.conftest import STEPS
 from tests.runs import copy_up_to

@@ -1,0 +1,1 @@
+"""Packed rows of shard sets to the tensors of a rank, step after step."""

@@ -1,0 +1,1 @@
+"""The model to train, and its attention."""

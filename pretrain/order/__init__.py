@@ -1,0 +1,1 @@
+"""Which sequences form step s: pure functions on integers."""

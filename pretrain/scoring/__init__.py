@@ -1,0 +1,1 @@
+"""How well a model does: perplexity, lm-eval's tasks, a probe."""

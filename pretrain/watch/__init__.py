@@ -1,0 +1,1 @@
+"""What a run tells of itself, and what ends or mends it when it goes wrong."""
