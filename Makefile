@@ -15,7 +15,7 @@ demo: $(INSTALLED)
 	$(BIN)/python launch/demo.py $(if $(INPUT),--input "$(INPUT)")
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest tests -m "not long"
+	$(BIN)/python -m pytest tests -m "not long" --numprocesses 2 --dist loadfile
 
 # Hours of failures on purpose; its result is docs/reliability.md.
 test-long: $(INSTALLED)

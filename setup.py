@@ -64,6 +64,7 @@ setup(
             "mypy>=1.13",
             "pytest>=8.3",
             "pytest-timeout>=2.3",
+            "pytest-xdist>=3.6",
             "ray>=2.40",
             "ruff>=0.8",
             "types-PyYAML",

@@ -132,6 +132,7 @@ def test_what_is_to_come_may_change_and_what_was_may_not(uninterrupted, values, 
     assert ledger_lines(changed) == ledger_lines(uninterrupted)
 
 
+@pytest.mark.long
 def test_a_person_may_have_sequences_passed_over_that_are_to_come(uninterrupted, values, tmp_path):
     run = copy_up_to(uninterrupted, tmp_path / "run", 10)
     config = tiny.write_config(tmp_path / "run.yaml", values(run))

@@ -106,6 +106,7 @@ def test_a_second_run_in_the_folder_is_refused_until_the_first_is_gone(config, v
     assert status(run)["state"] == "done"
 
 
+@pytest.mark.long
 def test_a_damaged_checkpoint_is_named_and_passed_over(uninterrupted, values, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(uninterrupted, run)

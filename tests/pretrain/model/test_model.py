@@ -216,7 +216,9 @@ def test_dropout_of_an_architecture_without_it_is_refused(manifest):
 
 def test_a_branch_has_the_config_of_its_run(manifest, tmp_path):
     plain(LLAMA).config.save_pretrained(tmp_path / "other" / "model")
-    config = model_config(Model(branch={"run": tmp_path / "other"}), manifest)
+    config = model_config(
+        Model(branch={"run": tmp_path / "other"}), manifest, of_branch=tmp_path / "other/model"
+    )
     assert config.num_key_value_heads == LLAMA["num_key_value_heads"]
     message = refused(manifest, branch={"run": tmp_path / "none"})
     assert message.startswith("model.branch.run: cannot load a model")

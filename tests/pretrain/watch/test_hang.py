@@ -100,6 +100,7 @@ def test_a_rank_whose_native_code_keeps_the_interpreter_writes_its_stack_and_end
     assert "most recent call first" in (run / "stacks/rank-0.txt").read_text()
 
 
+@pytest.mark.long
 def test_steps_that_are_done_and_pauses_end_nothing(run):
     program = f"""{IMPORTS}
 with {WATCH} as watch:
