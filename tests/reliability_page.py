@@ -1,12 +1,13 @@
 """docs/reliability.md from the results of `make test-long`: what was tried, when, on which commit.
 
-python -m tests.reliability_page RESULTS.xml > docs/reliability.md
+python -m tests.reliability_page RESULTS.xml [MORE.xml ...] > docs/reliability.md
 """
 
 import platform
 import subprocess
 import sys
 from collections import defaultdict
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -19,11 +20,11 @@ moved to other layouts and compared with plain PyTorch. This page is its last re
 """
 
 
-def page(results: Path) -> str:
+def page(results: Sequence[Path]) -> str:
     """Markdown: the run's facts, then a table for each test module."""
-    suite = next(ElementTree.parse(results).getroot().iter("testsuite"))
+    suites = [next(ElementTree.parse(path).getroot().iter("testsuite")) for path in results]
     modules: dict[str, list[str]] = defaultdict(list)
-    for case in suite.iter("testcase"):
+    for case in (case for suite in suites for case in suite.iter("testcase")):
         row = f"| {_sentence(case.get('name', ''))} | {_outcome(case)} | {float(case.get('time', 0)):.0f} |"
         modules[case.get("classname", "").rpartition("tests.")[2]].append(row)
     tables = [
@@ -32,23 +33,25 @@ def page(results: Path) -> str:
         )
         for module, rows in sorted(modules.items())
     ]
-    return "\n".join([HEAD, _facts(suite), "", "\n\n".join(tables)]) + "\n"
+    return "\n".join([HEAD, _facts(suites), "", "\n\n".join(tables)]) + "\n"
 
 
-def _facts(suite: ElementTree.Element) -> str:
+def _facts(suites: Sequence[ElementTree.Element]) -> str:
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
     ).stdout.strip()
-    count = int(suite.get("tests", 0))
-    failed = int(suite.get("failures", 0)) + int(suite.get("errors", 0))
-    skipped = int(suite.get("skipped", 0))
+
+    def total(key: str) -> float:
+        return sum(float(suite.get(key, 0)) for suite in suites)
+
+    failed, skipped = total("failures") + total("errors"), total("skipped")
+    passed = total("tests") - failed - skipped
     versions = ", ".join(
         f"{name} {version(name)}" for name in ("torch", "deepspeed", "transformers")
     )
     return (
         f"{datetime.now(UTC):%Y-%m-%d}, commit {commit}, Python {platform.python_version()}, {versions}: "
-        f"{count - failed - skipped} passed, {failed} failed, {skipped} skipped, in "
-        f"{float(suite.get('time', 0)) / 60:.0f} minutes."
+        f"{passed:.0f} passed, {failed:.0f} failed, {skipped:.0f} skipped, in {total('time') / 60:.0f} minutes."
     )
 
 
@@ -66,4 +69,4 @@ def _outcome(case: ElementTree.Element) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(page(Path(sys.argv[1])))
+    sys.stdout.write(page([Path(name) for name in sys.argv[1:]]))
