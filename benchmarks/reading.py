@@ -95,9 +95,9 @@ def main(arguments: list[str]) -> None:
         import torch  # as the peers' imports, before the clock starts
 
         torch.set_num_threads(1)
-        from pretrain import loader  # noqa: F401
+        from pretrain.data import loader  # noqa: F401
     else:
-        from pretrain import step_rows  # noqa: F401
+        from pretrain.data import step_rows  # noqa: F401
     report(lambda: Reading(version("biomed-pretrain"), read(output, first)))
 
 

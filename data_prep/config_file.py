@@ -33,7 +33,9 @@ def read_yaml(text: str) -> Any:
 class Section(BaseModel):
     """A part of a config: unknown keys are errors, and nothing changes after it was read."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False
+    )
 
 
 def load_config(model: type[Model], path: Path | None, overrides: Sequence[str] = ()) -> Model:
@@ -133,6 +135,8 @@ def _describe(model: type[BaseModel], fault: dict[str, Any]) -> str:
     if fault["type"] == "missing":
         return f"{place}: missing; a value is required"
     message = fault["msg"].removeprefix("Value error, ")
+    if isinstance(fault["input"], dict) and fault["type"] == "value_error":
+        return f"{place}: {message}"  # of a whole section: it says itself what it found
     return f"{place}: {message} (found {fault['input']!r})"
 
 

@@ -9,6 +9,8 @@ from data_prep.config_file import Section
 from data_prep.shards.storage import Place, is_url
 
 Positive = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Minutes = Annotated[float, Field(gt=0, le=525_600)]  # a year; libraries count in 32 bits
 # A Path would make s3:/bucket of s3://bucket.
 SetPlace = Annotated[Place, AfterValidator(lambda place: place if is_url(place) else Path(place))]
 
@@ -52,6 +54,8 @@ class Model(Section):
             )
         if self.config is not None and "model_type" not in self.config:
             raise ValueError("config needs model_type, such as gpt2 or llama")
+        if self.revision is not None and self.path is None:
+            raise ValueError("revision is a hub name's: give path, or leave it out")
         for key in ("lora", "freeze"):
             if getattr(self, key) and self.path is None:
                 raise ValueError(
@@ -104,7 +108,7 @@ class Optimizer(Section):
 
     name: Literal["adamw", "lion", "muon"] = "adamw"
     learning_rate: float = Field(gt=0)
-    betas: tuple[float, float] = (0.9, 0.95)  # muon: of what it leaves to AdamW
+    betas: tuple[Fraction, Fraction] = (0.9, 0.95)  # muon: of what it leaves to AdamW
     momentum: float = Field(0.95, ge=0, lt=1)  # muon only
     eps: float = Field(1e-8, gt=0)
     weight_decay: float = Field(0.0, ge=0)
@@ -153,12 +157,20 @@ class Checkpoint(Section):
     """When to save; a checkpoint is also written at the end and on SIGTERM and SIGUSR1."""
 
     every_steps: Positive | None = None
-    every_minutes: float | None = Field(30.0, gt=0)
+    every_minutes: Minutes | None = 30.0
     keep: Positive = 3  # newest whole checkpoints kept
     keep_every: Positive | None = None  # steps: multiples of it are kept for good
-    copy_to: str | None = (
-        None  # URL that each checkpoint is copied to, and fetched from if lost here
-    )
+    # URL that each checkpoint is copied to, and fetched from if lost here
+    copy_to: str | None = Field(None, min_length=1)
+
+    @model_validator(mode="after")
+    def _kept_are_saved(self) -> Self:
+        if self.keep_every and (not self.every_steps or self.keep_every % self.every_steps):
+            raise ValueError(
+                f"keep_every {self.keep_every} is no multiple of every_steps ({self.every_steps}), so nothing "
+                "is saved at those steps but by chance; make it one"
+            )
+        return self
 
 
 class Guard(Section):
@@ -170,7 +182,7 @@ class Guard(Section):
     gradient_deviations: float = Field(30.0, gt=0)
     skip_steps: Positive = 1  # steps left out, the one with the spike the last of them
     max_rollbacks: int = Field(3, ge=0)  # of the run; then it stops
-    hang_minutes: float | None = Field(20.0, gt=0)  # without a step; none: wait for ever
+    hang_minutes: Minutes | None = 20.0  # without a step; none: wait for ever
 
 
 class Tasks(Section):
@@ -194,7 +206,7 @@ class RunConfig(Section):
     """Everything `launch/pretrain.py` and `launch/instruct.py` need to know."""
 
     run: Path  # folder of the run: checkpoints, metrics, status
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)  # as torch takes it
     model: Model
     data: Data
     optimizer: Optimizer
@@ -206,7 +218,7 @@ class RunConfig(Section):
     guard: Guard = Guard()  # type: ignore[call-arg]
     tasks: Tasks | None = None
     tracking: Tracking = Tracking()
-    timeout_minutes: float = Field(30.0, gt=0)  # of one collective operation
+    timeout_minutes: Minutes = 30.0  # of one collective operation
     accept_changes: bool = False  # resume although settings that touch order or numerics changed
 
     @model_validator(mode="after")
@@ -216,6 +228,16 @@ class RunConfig(Section):
             raise ValueError(
                 "training.sequence_parallel computes attention by varlen, and model.implementation is "
                 f"{chosen}: leave one of them out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _copies_elsewhere(self) -> Self:
+        url = self.checkpoint.copy_to or ""
+        place = Path(url.removeprefix("file:").removeprefix("//"))
+        if url.startswith("file:") and place.resolve().is_relative_to(self.run.resolve()):
+            raise ValueError(
+                f"checkpoint.copy_to: {url} is in the run's own folder: give another place"
             )
         return self
 

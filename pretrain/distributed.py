@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
 
-from data_prep.errors import DataError
+from data_prep.errors import ConfigError, DataError
 from pretrain.engine.communication_op import load_communication_op, remove_buffer_name
 
 
@@ -53,6 +53,16 @@ def device(ranks: Ranks) -> torch.device:
         torch.cuda.set_device(ranks.local_rank)
         return torch.device("cuda", ranks.local_rank)
     return torch.device("cpu")
+
+
+def check_precision(precision: str) -> None:
+    """Raise ConfigError for one that the device does not compute; DeepSpeed would, with the model built."""
+    accelerator = get_accelerator()
+    if precision == "fp16" and not accelerator.is_fp16_supported():
+        raise ConfigError(
+            f"training.precision: found fp16, which this {accelerator.device_name().upper()} does not compute; "
+            "take bf16 or fp32"
+        )
 
 
 def start(timeout_minutes: float) -> None:

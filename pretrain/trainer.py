@@ -4,7 +4,9 @@ Every rank runs this; what differs is which sequences it computes and that rank 
 """
 
 import math
+import os
 import time
+from collections import deque
 from collections.abc import Iterator
 from threading import Thread
 from typing import Any
@@ -89,6 +91,8 @@ class Trainer:
     def _prepare(self) -> None:
         config, ranks = self.config, self.ranks
         if config.training.deterministic:
+            # Without it, torch refuses every product on a GPU in this mode.
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True)
         distributed.check_shared_folder(config.run, ranks)
         self.plan = agreed_plan(config, self.plan, ranks)
@@ -172,9 +176,10 @@ class Trainer:
 
     def _history(self) -> list[dict[str, Any]]:
         """Of the last steps, what a spike is told by."""
-        steps = [line for line in read_metrics(self.config.run) if "gradient_norm" in line]
+        steps = (line for line in read_metrics(self.config.run) if "gradient_norm" in line)
         keys = ("step", "loss", "gradient_norm")
-        return [{key: line[key] for key in keys} for line in steps[-self.config.guard.window :]]
+        last = deque(steps, maxlen=self.config.guard.window)
+        return [{key: line[key] for key in keys} for line in last]
 
     def _start_reporting(self, module: Any, state: dict[str, Any], changes: list[str]) -> None:
         config, plan, world = self.config, self.plan, self.ranks.world
@@ -204,7 +209,6 @@ class Trainer:
             started = time.perf_counter()
             batch = next(batches)
             trained_tokens = batch.trained_tokens  # its tensors are made now: waiting, too
-            waited = time.perf_counter() - started
             tokens, stop, save, bad = distributed.sum_over_ranks(
                 [
                     trained_tokens,
@@ -214,6 +218,7 @@ class Trainer:
                 ],
                 self.device,
             )
+            waited = time.perf_counter() - started  # for the slowest rank's, too
             if stop:
                 return self._reason()
             if bad:
@@ -439,6 +444,7 @@ def _perplexity(loss: float) -> float:
 
 def train(config: RunConfig, plan: Plan, ranks: Ranks, interruption: Interruption) -> int:
     """Join the process group and run; see Trainer."""
+    distributed.check_precision(config.training.precision)
     base = look_at_base(config, ranks)
     distributed.start(config.timeout_minutes)
     interruption.outlive_parent()

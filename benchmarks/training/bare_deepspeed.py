@@ -11,13 +11,13 @@ import torch.distributed as dist
 from transformers.integrations import HfDeepSpeedConfig
 
 from benchmarks.training.contender import (
-    DTYPES,
     Clock,
     build_model,
     build_optimizer,
     saved_batches,
 )
 from benchmarks.training.job import Job
+from pretrain.model.build import DTYPES
 
 
 def main(job: Job) -> None:

@@ -11,8 +11,6 @@ from benchmarks.training.job import Job, Result
 from benchmarks.training.profiler import step_profiler
 from pretrain.watch.memory import peak_memory
 
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
-
 
 def build_model(job: Job, dtype: torch.dtype) -> Any:
     """transformers' model with random weights; documents are kept apart by position_ids and sdpa's mask."""

@@ -11,8 +11,9 @@ import torch
 import torch.distributed as dist
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from benchmarks.training.contender import DTYPES, Clock, build_model, saved_batches
+from benchmarks.training.contender import Clock, build_model, saved_batches
 from benchmarks.training.job import Job
+from pretrain.model.build import DTYPES
 
 
 class _EndOfStep(TrainerCallback):

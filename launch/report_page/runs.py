@@ -46,7 +46,7 @@ def read_run(name: str, folder: Path) -> RunFigures:
     """Figures of a run's folder. ConfigError where it holds no metrics."""
     if not (folder / METRICS).is_file():
         raise ConfigError(f"runs.{name}: {folder} has no {METRICS}; give the folder of a run")
-    lines = read_metrics(folder)
+    lines = list(read_metrics(folder))
     rolled_back = folder / ROLLED_BACK
     return RunFigures(
         name,

@@ -237,6 +237,8 @@ def faults(path: Path, ranks: Ranks) -> list[str]:
             found.append(f"{MANIFEST} names no {STATE}")
     except FileNotFoundError:
         found.append(f"{MANIFEST} is missing")
+    except OSError as error:
+        found.append(f"{MANIFEST} cannot be read ({error.strerror})")
     except (ValueError, AttributeError, TypeError):
         found.append(f"{MANIFEST} is not readable")
     found += [

@@ -125,6 +125,9 @@ def _fill(
         return
     state = optimizer.state[flat]
     saved = shards.optimizer_state(segments[0][0])
+    if not saved:  # stages 1 and 2, before the first step
+        state.clear()
+        return
     if missing := sorted(state.keys() - saved.keys()):
         raise DataError(
             f"{shards.folder}: was written by an optimizer without {missing[0]}; choose the optimizer "

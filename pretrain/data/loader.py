@@ -118,7 +118,7 @@ def _worker_processes() -> BaseContext:
     lock of the interpreter (seen with Python 3.11.7, torch 2.13).
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context.set_forkserver_preload(["pretrain.data.worker_server", __name__])
     return context
 
 

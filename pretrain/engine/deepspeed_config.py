@@ -136,6 +136,8 @@ def _read(path: Path) -> dict[str, Any]:
         chosen = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"deepspeed: cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: byte {error.start}: not UTF-8; save it as UTF-8") from error
     except json.JSONDecodeError as error:
         raise ConfigError(f"{path}: line {error.lineno}: not valid JSON ({error.msg})") from error
     if not isinstance(chosen, dict):
@@ -195,6 +197,8 @@ def _unfit_zero(zero: dict[str, Any]) -> Iterator[str]:
                 f"zero_optimization.{key}: stage {stage} leaves the parameters whole on each rank; "
                 "take stage 3, or leave it out"
             )
+    if zero.get("zero_hpz_partition_size") == 0:
+        yield "zero_optimization.zero_hpz_partition_size: found 0, expected the number of GPUs of a node"
     for key in ("offload_param", "offload_optimizer"):
         yield from _unfit_offload(f"zero_optimization.{key}", zero.get(key, {}))
     on_nvme = zero.get("offload_param", {}).get("device") == "nvme"
@@ -225,8 +229,8 @@ def _unfit_offload(key: str, offload: dict[str, Any]) -> Iterator[str]:
         yield f"{key}.nvme_path: it is missing; give a folder on a disk of the node, such as $TMPDIR"
     elif "$" in place:
         yield f"{key}.nvme_path: {place} names a variable that is not set; export it, or give a folder"
-    elif not os.access(place, os.W_OK):
-        yield f"{key}.nvme_path: {place} is no folder that this process may write to"
+    elif not (os.path.isdir(place) and os.access(place, os.W_OK)):
+        yield f"{key}.nvme_path: {place or 'it'} is no folder that this process may write to"
 
 
 def _unfit_optimizer(config: RunConfig, zero: dict[str, Any]) -> Iterator[str]:

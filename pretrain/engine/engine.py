@@ -24,7 +24,7 @@ from pretrain.engine.optimizer import (
     set_learning_rate,
 )
 from pretrain.engine.stopwatch import Stopwatch
-from pretrain.model.attention import model_inputs
+from pretrain.model.attention import model_inputs, to_device
 from pretrain.model.sequence_parallel import SequenceParallel
 
 # What DeepSpeed counts of its steps, those left out as well.
@@ -114,7 +114,7 @@ class Engine:
         predicted = following(batch["labels"])
         if self.sequence_parallel:
             predicted = self.sequence_parallel.columns(predicted, IGNORED)
-        places, targets = (self._to_device(part) for part in trained_places(predicted))
+        places, targets = (to_device(part, self.device) for part in trained_places(predicted))
         inputs = (batch["tokens"], batch["position_ids"])
         if self._head is None or not self.loss_by_chunks:
             return loss_of_logits(self._forward(*inputs), places, targets, self._z_loss), len(
@@ -126,17 +126,12 @@ class Engine:
     def _forward(self, tokens: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
         """What the model gives for logits."""
         # Positions stay on the CPU: the borders of documents are counted there.
-        tokens = self._to_device(tokens)
+        tokens = to_device(tokens, self.device)
         if self.sequence_parallel:
             inputs = self.sequence_parallel.model_inputs(tokens, position_ids)
         else:
             inputs = model_inputs(tokens, position_ids, self._implementation)
         return self.deepspeed(**inputs).logits
-
-    def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
-        if self.device.type == "cuda" and tensor.device.type == "cpu":
-            tensor = tensor.pin_memory()  # else the copy would wait for the GPU
-        return tensor.to(self.device, non_blocking=True)
 
     def _head_has_the_last_word(self, rows: int) -> bool:
         assert self._head is not None

@@ -25,11 +25,10 @@ from pretrain.export.model_card import read_evaluation, read_facts, render_card
 from pretrain.export.safetensors_files import needed_memory, stored_bytes, write_weights
 from pretrain.export.tokenizer_files import write_tokenizer
 from pretrain.export.weights import meta_model, model_weights, write_adapter
-from pretrain.model.build import parameter_count
+from pretrain.model.build import DTYPES, parameter_count
 from pretrain.scoring.probe import compare, probe_folder
 from pretrain.watch.display import say
 
-_COMPUTED_IN = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 GB = 1_000_000_000
 
 
@@ -39,6 +38,8 @@ def export(config: ExportConfig) -> Path:
     Raises DataError where weights are missing, or where what was written does not say what the trained
     model said; ProjectError where the disk is too small.
     """
+    if config.output.is_file():
+        raise ConfigError(f"output: {config.output} is a file; name a new folder")
     if config.output.is_dir() and any(config.output.iterdir()):
         raise ConfigError(f"output: {config.output} is not empty; name a new folder, or remove it")
     if config.evaluation:
@@ -62,7 +63,7 @@ def export(config: ExportConfig) -> Path:
         write_tokenizer(partial, shards, model.config)
         _generation(shards).save_pretrained(partial)
         if config.check and checkpoint and not alone:
-            _check_answers(partial, state, _COMPUTED_IN[run.training.precision], dtype)
+            _check_answers(partial, state, DTYPES[run.training.precision], dtype)
         facts = read_facts(
             config, run, checkpoint, state, type(model).__name__, parameter_count(model)[0]
         )

@@ -24,6 +24,7 @@ from data_prep.errors import ConfigError
 from data_prep.files import read_json
 from data_prep.shards.manifest import DOCUMENTS_FILE
 from data_prep.shards.reader import ShardSet
+from pretrain.checkpoints.names import MANIFEST
 from pretrain.config import RunConfig
 from pretrain.export.config import ExportConfig
 from pretrain.watch.metrics import METRICS, read_metrics
@@ -128,7 +129,7 @@ def read_facts(
     epochs = steps[-1]["epochs"] if steps else {}
     saved = None
     if checkpoint:
-        written = (checkpoint / "manifest.json").stat().st_mtime
+        written = (checkpoint / MANIFEST).stat().st_mtime
         saved = datetime.datetime.fromtimestamp(written, datetime.UTC)
     merged = config.merge if run.model.lora else None
     return CardFacts(

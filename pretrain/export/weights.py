@@ -16,6 +16,7 @@ from pretrain.config import Lora, RunConfig
 from pretrain.export.lazy_weights import LazyTensor, checkpoint_weights, folder_weights, of_tensor
 from pretrain.model.base_model import local_folder
 from pretrain.model.build import with_adapters
+from pretrain.model.vocabulary import fill
 from pretrain.plan import check_tokenizer
 
 _ADAPTED = "base_model.model."  # what peft puts before every name
@@ -133,7 +134,7 @@ def _in_memory(model: Any) -> dict[str, LazyTensor]:
 def _extended(
     weights: dict[str, LazyTensor], extension: Extension, model: Any
 ) -> dict[str, LazyTensor]:
-    """With the rows of new vocabulary entries, as pretrain/model/vocabulary.py makes them."""
+    """With the rows of new vocabulary entries, as training began with them."""
     size = model.config.vocab_size
     embeddings = (model.get_input_embeddings(), model.get_output_embeddings())
     names = {
@@ -148,8 +149,7 @@ def _extended(
             old = tensor.read()
             rows = old.new_zeros((size, *old.shape[1:]))
             rows[: len(old)] = old
-            for index, ids in enumerate(extension.pieces, start=extension.base_size):
-                rows[index] = rows[ids].float().mean(0)
+            fill(rows, extension)
             return rows
 
         return LazyTensor((size, *tensor.shape[1:]), tensor.dtype, read)

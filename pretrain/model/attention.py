@@ -20,6 +20,8 @@ from data_prep.errors import ConfigError
 
 VARLEN = "varlen"
 BY_BORDERS = (VARLEN, "flash_attention_2")  # told where documents begin, instead of masked
+# transformers' flags of a model class.
+FLAGS = {"sdpa": "_supports_sdpa", "flash_attention_2": "_supports_flash_attn"}
 HALF = (torch.bfloat16, torch.float16)
 # Of FlashAttention-2, which torch's kernel is: github.com/Dao-AILab/flash-attention, README.
 LARGEST_HEAD = 256
@@ -31,11 +33,19 @@ GROUPED = "enable_gqa" in inspect.signature(varlen_attn).parameters
 def choose(implementation: str, device: torch.device, config: PretrainedConfig) -> str:
     """transformers' name of the attention to use on `device`; `config.dtype` is the one trained in.
 
-    auto is varlen on a GPU, where no `obstacle` is in its way, else sdpa. Raises ConfigError for one that
-    cannot be used.
+    auto is varlen on a GPU, where no `obstacle` is in its way, else sdpa, or eager for a model class that
+    has no sdpa. Raises ConfigError for one that cannot be used.
     """
+    model_class: Any = AutoModelForCausalLM._model_mapping[type(config)]
+    missing = [name for name, flag in FLAGS.items() if not getattr(model_class, flag)]
     if implementation == "auto":
-        return VARLEN if device.type == "cuda" and not obstacle(device, config) else "sdpa"
+        if device.type == "cuda" and not obstacle(device, config):
+            return VARLEN
+        return "eager" if "sdpa" in missing else "sdpa"
+    if implementation in missing:
+        raise ConfigError(
+            f"model.implementation: {model_class.__name__} has no {implementation}; choose auto"
+        )
     if implementation == VARLEN and (found := obstacle(device, config)):
         raise ConfigError(f"model.implementation: varlen cannot be used, for {found}; choose sdpa")
     if implementation == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None:
@@ -78,7 +88,7 @@ def model_inputs(
     """
     inputs: dict[str, Any] = {
         "input_ids": tokens,
-        "position_ids": _sent(position_ids, tokens.device),
+        "position_ids": to_device(position_ids, tokens.device),
         "use_cache": False,
     }
     if implementation in BY_BORDERS:
@@ -86,17 +96,18 @@ def model_inputs(
         begins = torch.ones_like(positions, dtype=torch.bool)
         begins[:, 1:] = positions.diff() != 1
         borders = functional.pad(begins.flatten().nonzero().flatten(), (0, 1), value=begins.numel())
-        cumulative = _sent(borders.to(torch.int32), tokens.device)
+        cumulative = to_device(borders.to(torch.int32), tokens.device)
         longest = int(borders.diff().max())
         inputs |= {"cu_seq_lens_q": cumulative, "cu_seq_lens_k": cumulative}
         inputs |= {"max_length_q": longest, "max_length_k": longest}
     return inputs
 
 
-def _sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """The tensor on `device`, without waiting for what a GPU computes."""
     if device.type == "cuda" and tensor.device.type == "cpu":
-        tensor = tensor.pin_memory()
+        # An expanded tensor cannot be pinned: torch writes into a copy of the same strides.
+        tensor = tensor.contiguous().pin_memory()
     return tensor.to(device, non_blocking=True)
 
 

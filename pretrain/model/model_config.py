@@ -76,6 +76,11 @@ def _from_scratch(settings: dict[str, Any], shards: Manifest) -> PretrainedConfi
             f"model.config.model_type: found {model_type!r}, expected a model type of transformers, "
             "such as gpt2 or llama"
         ) from error
+    if type(default) not in AutoModelForCausalLM._model_mapping:
+        raise ConfigError(
+            f"model.config.model_type: {model_type} does not predict the next token; take one that does, "
+            "such as gpt2 or llama"
+        )
     known = set(default.to_dict())
     unknown = sorted(set(chosen) - known)
     if unknown:
@@ -94,6 +99,8 @@ def _from_scratch(settings: dict[str, Any], shards: Manifest) -> PretrainedConfi
         raise
     except Exception as error:  # validators and modules raise whatever occurs to them
         reason = " ".join(str(error).split())
+        if isinstance(error, KeyError):
+            reason = f"it does not know {reason}"
         raise ConfigError(f"model.config: {model_type} refuses it: {reason}") from error
     return config
 

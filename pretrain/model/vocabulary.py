@@ -24,10 +24,10 @@ def extend_vocabulary(model: PreTrainedModel, extension: Extension, size: int) -
     parameters = list({id(one): one for one in found if one is not None}.values())
     for parameter in parameters:
         with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
-            _fill(parameter.data, extension)
+            fill(parameter.data, extension)
 
 
-def _fill(rows: torch.Tensor, extension: Extension) -> None:
-    """Write the mean of old rows, taken in fp32, into each new row."""
+def fill(rows: torch.Tensor, extension: Extension) -> None:
+    """Write the mean of old rows, taken in fp32, into each new row of (size, ...) embeddings."""
     for index, ids in enumerate(extension.pieces, start=extension.base_size):
         rows[index] = rows[ids].float().mean(0)

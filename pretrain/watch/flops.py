@@ -38,15 +38,17 @@ PEAKS = {
     r"L40S": 362,  # "L40S"
     r"L40\b": 181,  # "L40"
     r"L4\b": 121,  # "L4 Tensor Core GPU"
-    r"V100-PCIE": 112,  # "V100"
+    r"V100S": 130,  # "V100"
+    r"V100-PCIE": 112,
     r"V100": 125,
     r"T4\b": 65,  # "T4 Tensor Core GPU"
-    r"RTX 5090(?! D)": 209.5,  # "NVIDIA RTX Blackwell GPU architecture"
-    r"RTX 4090(?! D)": 165.2,  # "NVIDIA Ada GPU architecture"
+    r"RTX 5090(?! D| Laptop)": 209.5,  # "NVIDIA RTX Blackwell GPU architecture"
+    r"RTX 4090(?! D| Laptop)": 165.2,  # "NVIDIA Ada GPU architecture"
     r"RTX 3090 Ti": 80,  # "NVIDIA Ampere GA102 GPU architecture"
     r"RTX 3090": 71,
 }
 WITHOUT_BF16 = r"V100|T4\b"
+PART_OF_A_CARD = r"\bMIG\b"
 
 
 def flops_per_token(model: nn.Module, config: Any, sequence_length: int) -> float | None:
@@ -89,8 +91,9 @@ def _attention_width(config: Any) -> int:
 
 
 def peak_flops(device_name: str, precision: str) -> float | None:
-    """The most FLOP/s that a card does in `precision`; None for one not known, and for fp32."""
-    if precision == "fp32" or (precision == "bf16" and re.search(WITHOUT_BF16, device_name)):
+    """The most FLOP/s that a card does in `precision`; None for one not known, a part of one, and fp32."""
+    lacking = precision == "bf16" and re.search(WITHOUT_BF16, device_name)
+    if precision == "fp32" or lacking or re.search(PART_OF_A_CARD, device_name):
         return None
     found = (peak for pattern, peak in PEAKS.items() if re.search(pattern, device_name))
     peak = next(found, None)

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,9 @@ def roll_back(folder: Path, step: int) -> int:
     return len(moved)
 
 
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl."""
-    return list(read_json_lines(folder / METRICS))
+def read_metrics(folder: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a run's metrics.jsonl, one at a time: a month of them fills gigabytes."""
+    return read_json_lines(folder / METRICS)
 
 
 class Metrics:

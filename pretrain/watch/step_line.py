@@ -29,7 +29,7 @@ def step_line(
 ) -> dict[str, Any]:
     """The line of the step that made `step` completed ones.
 
-    rate: learning rate. waited: seconds for data, before the step. trained_tokens: of this step,
+    rate: learning rate. waited: seconds for all ranks' data, before the step. trained_tokens: of this step,
     total_tokens: of all. rows: of each source in this batch. memory: bytes at the peak, of rank 0. overflows:
     steps so far that fp16's loss scaling left out.
     """

@@ -212,10 +212,10 @@ def test_a_kill_while_saving_leaves_the_earlier_checkpoint(trained, tmp_path):
     shutil.copytree(trained / "checkpoints", tmp_path / "checkpoints")
     whole = zero_runs.run(tmp_path, "whole", 1, zero=STAGE3, do=[2])
     saves = [1, "save"] * 50
-    [process] = zero_runs.start(tmp_path, "killed", 1, zero=STAGE3, do=saves)
+    [rank] = zero_runs.start(tmp_path, "killed", 1, zero=STAGE3, do=saves)
     tiny.wait_for(lambda: list((tmp_path / "checkpoints").glob(".step-*.partial/*.pt")))
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    rank.process.send_signal(signal.SIGKILL)
+    rank.end()
     steps = named_steps(tmp_path / "checkpoints")
     outcome = zero_runs.run(tmp_path, "after", 1, zero=STAGE3, do=[1])
     assert outcome["said"] == []

@@ -135,3 +135,12 @@ def test_a_roll_back_in_mid_run_is_as_good_as_a_new_start(layout, tmp_path):
     )
     assert rolled["losses"] == whole["losses"]
     check_the_same(whole["end"], rolled["end"])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("layout", ["stage 3 on 2", "stage 1 on 1"])
+def test_a_roll_back_to_before_the_first_step_is_a_new_beginning(layout, tmp_path):
+    rolled = zero_runs.run(tmp_path, "run", do=["save", 2, "roll back", 2], **LAYOUTS[layout])
+    anew = zero_runs.run(tmp_path / "anew", "run", do=[2], **LAYOUTS[layout])
+    assert rolled["losses"] == anew["losses"]
+    check_the_same(anew["end"], rolled["end"])

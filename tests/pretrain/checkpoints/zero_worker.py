@@ -126,7 +126,8 @@ def main(path: Path) -> None:
     for action in task["do"]:
         if action == "save":
             checkpoints.save(engine, step, {"step": step, "parameters": trained}, trained)
-            states["saved"] = whole_state(engine, keys)
+            if step:  # before it, stages 1 and 2 have no moments
+                states["saved"] = whole_state(engine, keys)
         elif action == "roll back":
             found, _ = checkpoints.newest()
             assert found

@@ -1,6 +1,8 @@
 """What is read, held and let go, and what cannot be read."""
 
 import pickle
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -18,6 +20,7 @@ from pretrain.data.loader import StepDataset, Steps
 from pretrain.data.step_rows import READ_AHEAD, StepRows
 from pretrain.ledger import BadRowGroup, SkipEntry
 from pretrain.order.order import Order, SourceRows
+from tests import tiny
 from tests.pretrain.data.loading import (
     FORM,
     Counting,
@@ -97,6 +100,35 @@ def test_an_iteration_that_is_given_up_leaves_nothing_running(sets):
     next(batches)
     del batches
     assert not any(thread.name.startswith("read-ahead") for thread in threading.enumerate())
+
+
+SIGNALLED = """
+import os, signal, sys
+from data_prep.shards.reader import ShardSet
+from pretrain.data.loader import Steps
+from pretrain.interruption import Interruption, ignore_in_worker
+from tests.pretrain.data.loading import dataset_of
+
+if __name__ == "__main__":
+    interruption = Interruption()
+    interruption.install()
+    dataset = dataset_of([ShardSet(place) for place in sys.argv[1:]], stop=20)
+    batches = iter(Steps(dataset, 1, worker_init_fn=ignore_in_worker))
+    next(batches)
+    os.killpg(0, signal.SIGTERM)
+    print(len(list(batches)), interruption.reason)
+"""
+
+
+def test_a_signal_to_the_whole_process_group_leaves_the_rank_its_workers(sets, tmp_path):
+    script = tmp_path / "rank.py"
+    script.write_text(SIGNALLED)
+    rank = subprocess.run(
+        [sys.executable, str(script), *(str(one.folder) for one in sets)],
+        cwd=tiny.ROOT, env=tiny.ENVIRONMENT | {"PYTHONPATH": str(tiny.ROOT)}, timeout=120,
+        capture_output=True, text=True, start_new_session=True,
+    )  # fmt: skip
+    assert rank.stdout == "19 SIGTERM\n", rank.stderr[-2000:]
 
 
 # -- row groups that cannot be read -------------------------------------------------------------

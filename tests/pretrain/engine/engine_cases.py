@@ -5,7 +5,6 @@ python -m tests.pretrain.engine.engine_cases JOB.json      (RANK, WORLD_SIZE, MA
 
 import dataclasses
 import json
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from pretrain.data.packed_rows import PackedRows
 from pretrain.engine.deepspeed_config import effective_config
 from pretrain.engine.engine import Engine
 from pretrain.model.build import DTYPES, with_adapters
-from tests import tiny
+from tests import ranks, tiny
 from tests.pretrain.plain import Document, rates
 
 ROWS, LENGTH, VOCABULARY = 8, 24, 61
@@ -243,29 +242,12 @@ def main(path: Path) -> None:
     distributed.stop()
 
 
-def run(folder: Path, cases: list[Case], ranks: int = 2) -> Iterator[Outcome]:
+def run(folder: Path, cases: list[Case], world: int = 2) -> Iterator[Outcome]:
     """Train them one after the other; what each gave."""
     job = folder / "job.json"
     job.write_text(json.dumps([dataclasses.asdict(case) for case in cases]))
-    environment = tiny.ENVIRONMENT | {"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": str(ranks)}
-    environment["MASTER_PORT"] = str(tiny.free_port())
-    # Files, for a rank that nobody listens to stops at a full pipe, and the others with it.
-    said = [folder / f"rank-{rank}.txt" for rank in range(ranks)]
-    processes = []
-    for rank in range(ranks):
-        with said[rank].open("w") as errors:
-            processes.append(
-                subprocess.Popen(
-                    [sys.executable, "-m", "tests.pretrain.engine.engine_cases", str(job)],
-                    cwd=tiny.ROOT,
-                    env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-                    stdout=subprocess.DEVNULL,
-                    stderr=errors,
-                )
-            )
-    codes = [process.wait(timeout=800) for process in processes]
-    failed = [path.read_text() for path, code in zip(said, codes, strict=True) if code]
-    assert not failed, failed[0][-3000:]
+    arguments = ["-m", "tests.pretrain.engine.engine_cases", str(job)]
+    ranks.end(ranks.start(arguments, world), timeout_s=800)
     for number in range(len(cases)):
         # What a process of this module wrote by repr: numbers, inf and nan among them.
         text = job.with_suffix(f".{number}").read_text()

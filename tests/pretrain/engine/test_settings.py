@@ -89,6 +89,10 @@ def test_the_recipe_fills_in_what_the_json_leaves_out():
             "nvme_path: /no/such is no folder",
         ),
         (
+            '{"zero_optimization": {"stage": 3, "zero_hpz_partition_size": 0}}',
+            "zero_hpz_partition_size: found 0",
+        ),
+        (
             '{"zero_optimization": {"stage": 3, "offload_param": {"device": "nvme", "nvme_path": "/tmp"}}}',
             "stage3_prefetch_bucket_size: .* set it to 0",
         ),

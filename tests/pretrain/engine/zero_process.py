@@ -6,47 +6,28 @@ ZeRO options and plain PyTorch.
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tests import tiny
+from tests import ranks, tiny
 
 # Its weights are large enough to be swapped: DeepSpeed leaves partitions below 1 MiB in memory.
 WIDE = {"hidden_size": 512, "intermediate_size": 2048}
 SEQUENCES, MICRO_BATCHES, LENGTH, VOCABULARY = 4, 2, 16, 257
 
 
-def run(folder: Path, ranks: int = 1, **options: Any) -> dict[str, Any]:
+def run(folder: Path, world: int = 1, **options: Any) -> dict[str, Any]:
     """What rank 0 says of the steps that `main` takes with these options."""
     swap = folder / "nvme"
     swap.mkdir(parents=True)
-    port, result = str(tiny.free_port()), folder / "result.json"
-    group = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    result = folder / "result.json"
     # Muon's functions are compiled on first use, which takes longer than the steps of a test.
     own = {"TORCHDYNAMO_DISABLE": "1", "NVME_PATH": str(swap)}
-    environment = tiny.ENVIRONMENT | group | own
-    command = [
-        sys.executable,
-        "-m",
-        "tests.pretrain.engine.zero_process",
-        str(result),
-        json.dumps(options),
-    ]
-    processes = [
-        subprocess.Popen(
-            command,
-            env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            cwd=tiny.ROOT,
-            stderr=(folder / f"rank{rank}.txt").open("w"),
-        )
-        for rank in range(ranks)
-    ]
-    codes = [process.wait(timeout=500) for process in processes]
-    assert not any(codes), (folder / "rank0.txt").read_text()[-3000:]
+    arguments = ["-m", "tests.pretrain.engine.zero_process", str(result), json.dumps(options)]
+    ranks.end(ranks.start(arguments, world, **own), timeout_s=500)
     return json.loads(result.read_text())
 
 
@@ -95,7 +76,7 @@ def main(
     )
 
     distributed.start(5)
-    ranks = distributed.Ranks.from_environment()
+    place = distributed.Ranks.from_environment()
     training = Training(
         steps=steps,
         global_batch=SEQUENCES,
@@ -129,7 +110,7 @@ def main(
     losses = []
     for step in range(first, steps):
         set_learning_rate(engine.optimizer, recipe.learning_rate)
-        mine = batch(step)[ranks.rank :: ranks.world]
+        mine = batch(step)[place.rank :: place.world]
         engine.train()
         total = 0.0
         for number, part in enumerate(mine.chunk(MICRO_BATCHES)):
@@ -138,7 +119,7 @@ def main(
             total += loss.item() / MICRO_BATCHES
             engine.backward(loss)
             engine.step()
-        losses.append(distributed.sum_over_ranks([total], engine.device)[0] / ranks.world)
+        losses.append(distributed.sum_over_ranks([total], engine.device)[0] / place.world)
     if save:
         engine.save_checkpoint(str(Path(save).parent), tag=Path(save).name, save_latest=False)
     states = [

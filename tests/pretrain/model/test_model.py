@@ -1,8 +1,6 @@
 """Models are loaded and drawn under ZeRO-3 as they should be; their settings are checked and applied."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ from pretrain.config import Model
 from pretrain.model.base_model import file_hashes, weights_hash
 from pretrain.model.build import freeze
 from pretrain.model.model_config import model_config
-from tests import tiny
+from tests import ranks, tiny
 
 VOCABULARY = 257
 # Deep and wide enough that the standard deviations of weights tell 1 / sqrt(2 layers) from 1.
@@ -34,28 +32,11 @@ def plain(settings: dict[str, Any], dtype: torch.dtype = torch.float32):
     return AutoModelForCausalLM.from_config(config, dtype=dtype)
 
 
-def start(folder: Path, cases: dict[str, Any], world: int) -> list[subprocess.Popen[str]]:
+def start(folder: Path, cases: dict[str, Any], world: int) -> list[ranks.Rank]:
     """The ranks of tests.pretrain.model.model_worker."""
     task = folder / "cases.json"
     task.write_text(json.dumps(cases))
-    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(tiny.free_port())}
-    group["WORLD_SIZE"] = str(world)
-    return [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.pretrain.model.model_worker", str(task)],
-            cwd=tiny.ROOT,
-            env=tiny.ENVIRONMENT | group | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(world)
-    ]
-
-
-def end(processes: list[subprocess.Popen[str]]) -> None:
-    errors = [process.communicate(timeout=300)[1] for process in processes]
-    assert not any(process.returncode for process in processes), errors[0][-3000:]
+    return ranks.start(["-m", "tests.pretrain.model.model_worker", str(task)], world)
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +49,7 @@ def built(tmp_path_factory: pytest.TempPathFactory, communication_op) -> Path:
         plain(settings).save_pretrained(folder / name, max_shard_size="20KB")
         model = {"path": str(folder / name)}
         cases[f"loaded-{name}"] = {"model": model, "precision": PRECISIONS[name]}
-    both = [*start(folder, cases, 1), *start(folder, cases, 2)]
-    end(both)
+    ranks.end([*start(folder, cases, 1), *start(folder, cases, 2)])
     return folder
 
 
@@ -147,7 +127,7 @@ def test_no_rank_holds_more_than_its_share_and_some_tensors_of_a_loaded_model(
     model.save_pretrained(tmp_path / "model", max_shard_size="50MB")
     largest = max(p.numel() for p in model.parameters())
     case = {"model": {"path": str(tmp_path / "model")}, "precision": precision, "memory": True}
-    end(start(tmp_path, {"case": case}, 2))
+    ranks.end(start(tmp_path, {"case": case}, 2))
     bytes_each = 4 if precision == "fp32" else 2
     for share, used in torch.load(tmp_path / "case-2.pt")["memory"]:
         # Where a module's tensors are whole at a time, and DeepSpeed's own buffers.
@@ -178,7 +158,7 @@ def refused(manifest, **settings) -> str:
         ("gpt2", {"n_head": 0}, "n_head: found 0"),
         ("gpt2", {"n_embd": -32}, "n_embd: found -32"),
         ("gpt2", {"n_embd": "32"}, "n_embd: found '32'"),
-        ("gpt2", {"activation_function": "glue"}, "gpt2 refuses it: 'glue'"),
+        ("gpt2", {"activation_function": "glue"}, "gpt2 refuses it: it does not know 'glue'"),
         (
             "llama",
             {"num_attention_heads": 4, "num_key_value_heads": 3},
@@ -220,8 +200,10 @@ def test_a_branch_has_the_config_of_its_run(manifest, tmp_path):
         Model(branch={"run": tmp_path / "other"}), manifest, of_branch=tmp_path / "other/model"
     )
     assert config.num_key_value_heads == LLAMA["num_key_value_heads"]
-    message = refused(manifest, branch={"run": tmp_path / "none"})
-    assert message.startswith("model.branch.run: cannot load a model")
+    with pytest.raises(ConfigError, match=r"^model\.branch\.run: cannot load a model"):
+        model_config(
+            Model(branch={"run": tmp_path / "none"}), manifest, of_branch=tmp_path / "none/model"
+        )
 
 
 def trained(model: torch.nn.Module) -> set[str]:

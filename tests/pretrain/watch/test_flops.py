@@ -114,10 +114,13 @@ def test_a_mixture_of_experts_is_not_guessed_at():
         ("NVIDIA GH200 480GB", "bf16", 990),
         ("Tesla V100-SXM2-32GB", "fp16", 125),
         ("Tesla V100-PCIE-16GB", "fp16", 112),
+        ("Tesla V100S-PCIE-32GB", "fp16", 130),
         ("Tesla V100-SXM2-32GB", "bf16", None),  # it has no such units
         ("Tesla T4", "fp16", 65),
         ("NVIDIA GeForce RTX 4090", "bf16", 165.2),
         ("NVIDIA GeForce RTX 4090 D", "bf16", None),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", "bf16", None),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", "bf16", None),  # a seventh of the card
         ("NVIDIA H100 80GB HBM3", "fp32", None),
         ("cpu", "bf16", None),
     ],

@@ -1,8 +1,6 @@
 """A run that stands still, with real processes: one of them stops, sleeps, or keeps the interpreter."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +8,7 @@ import pytest
 from pretrain.run_folder import read_status, write_status
 from pretrain.slurm import verdict
 from pretrain.watch.hang import HangWatch
-from tests import tiny
+from tests import ranks
 
 # Three seconds without a beat; the other ranks have two to write their stacks.
 WATCH = "HangWatch(Path(sys.argv[1]), rank, world, minutes=3 / 60, grace_s=2.0)"
@@ -37,19 +35,8 @@ with {WATCH} as watch:
 """
 
 
-def start(run: Path, program: str, case: str = "", ranks: int = 1) -> list[subprocess.Popen[str]]:
-    common = {"WORLD_SIZE": str(ranks), "MASTER_PORT": str(tiny.free_port())}
-    environment = tiny.ENVIRONMENT | common | {"MASTER_ADDR": "127.0.0.1"}
-    environment |= {"PYTHONPATH": str(tiny.ROOT)}
-    return [
-        subprocess.Popen(
-            [sys.executable, "-c", program, str(run), case],
-            env=environment | {"RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(ranks)
-    ]
+def start(run: Path, program: str, case: str = "", world: int = 1) -> list[ranks.Rank]:
+    return ranks.start(["-c", program, str(run), case], world)
 
 
 @pytest.fixture
@@ -60,9 +47,9 @@ def run(tmp_path: Path) -> Path:
 
 
 def test_when_one_rank_sleeps_all_write_their_stacks_and_end_as_interrupted(run):
-    ranks = start(run, STEPS_TOGETHER, "rank 1 sleeps", ranks=2)
-    said = [rank.communicate(timeout=120)[1] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [75, 75]
+    both = start(run, STEPS_TOGETHER, "rank 1 sleeps", world=2)
+    said = [rank.end(timeout_s=120) for rank in both]
+    assert [rank.process.returncode for rank in both] == [75, 75]
     sleeper, waiting = (run / "stacks/rank-1.txt").read_text(), said[0]
     assert "in stands_still" in sleeper
     assert "in stands_still" in said[1]
@@ -77,26 +64,26 @@ def test_when_one_rank_sleeps_all_write_their_stacks_and_end_as_interrupted(run)
 
 @pytest.mark.parametrize("stopped", [0, pytest.param(1, marks=pytest.mark.long)])
 def test_a_stopped_rank_is_named_by_those_that_live(run, stopped):
-    ranks = start(run, STEPS_TOGETHER, f"rank {stopped} is stopped", ranks=2)
+    both = start(run, STEPS_TOGETHER, f"rank {stopped} is stopped", world=2)
     try:
-        lives = ranks[1 - stopped]
-        said = lives.communicate(timeout=120)[1]
-        assert lives.returncode == 75
+        lives = both[1 - stopped]
+        said = lives.end(timeout_s=120)
+        assert lives.process.returncode == 75
         status = read_status(run)
         assert (status["state"], status["step"], status["code"]) == ("interrupted", 40, 75)
         assert f"no stacks from ranks [{stopped}]: stopped or gone" in status["reason"]
         assert "in all_reduce" in said
     finally:
-        ranks[stopped].kill()  # as the launcher does
-        ranks[stopped].communicate()
+        both[stopped].process.kill()  # as the launcher does
+        both[stopped].end()
 
 
 def test_a_rank_whose_native_code_keeps_the_interpreter_writes_its_stack_and_ends(run):
     # PyDLL, unlike CDLL, does not let the interpreter go during the call.
     program = f"{IMPORTS}\nwith {WATCH}:\n    ctypes.PyDLL(None).sleep(600)"
     (rank,) = start(run, program)
-    rank.communicate(timeout=60)
-    assert rank.returncode == 1
+    rank.end(timeout_s=60)
+    assert rank.process.returncode == 1
     assert "most recent call first" in (run / "stacks/rank-0.txt").read_text()
 
 
@@ -112,8 +99,8 @@ with {WATCH} as watch:
     time.sleep(1)
 """
     (rank,) = start(run, program)
-    rank.communicate(timeout=60)
-    assert rank.returncode == 0
+    rank.end(timeout_s=60)
+    assert rank.process.returncode == 0
     assert read_status(run)["state"] == "running"
     assert list((run / "stacks").iterdir()) == []
 
