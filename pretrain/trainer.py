@@ -6,14 +6,12 @@ Every rank runs this; what differs is which sequences it computes and that rank 
 import math
 import os
 import time
-from collections import deque
 from collections.abc import Iterator
-from threading import Thread
 from typing import Any
 
 import torch
 
-from data_prep.errors import ProjectError
+from data_prep.errors import ConfigError, ProjectError
 from pretrain import distributed
 from pretrain.agreement import agreed_plan, decisive
 from pretrain.checkpoints.branch import model_folder
@@ -25,10 +23,10 @@ from pretrain.data.loader import StepBatch, StepDataset, Steps
 from pretrain.data.step_rows import StepRows
 from pretrain.data.validation_rows import validation_batches
 from pretrain.distributed import Ranks
-from pretrain.engine.engine import Engine, StepResult
+from pretrain.engine.engine import Engine
 from pretrain.engine.schedule import learning_rate
 from pretrain.interruption import Interruption, ignore_in_worker
-from pretrain.ledger import BadRowGroup, PhaseEntry, in_order
+from pretrain.ledger import BadRowGroup, in_order
 from pretrain.model.build import build
 from pretrain.model.isolation import check_isolation
 from pretrain.model.model_config import model_config
@@ -40,10 +38,8 @@ from pretrain.scoring.probe import probe
 from pretrain.scoring.task_scores import TaskScorer
 from pretrain.watch.hang import INTERRUPTED, HangWatch
 from pretrain.watch.memory import peak_memory
-from pretrain.watch.metrics import read_metrics
 from pretrain.watch.reporter import Reporter
-from pretrain.watch.spike import SpikeDetector, data_to_skip, rollbacks
-from pretrain.watch.spike_record import save_spike
+from pretrain.watch.spike_guard import SpikeGuard
 from pretrain.watch.start_report import look_at, report_facts, report_warnings
 from pretrain.watch.step_line import step_line
 
@@ -70,7 +66,7 @@ class Trainer:
         self.overflows = 0  # steps that fp16's loss scaling left out
         self.saved_step = -1
         self.saved_at = time.monotonic()
-        self.records: list[Thread] = []  # of spikes, still being written
+        self.spikes = SpikeGuard(config, ranks.first)
 
     def run(self) -> int:
         """Train to the end or to an interruption; returns the exit code."""
@@ -80,9 +76,11 @@ class Trainer:
             self._save()
         if reason is not None:
             self._finish("interrupted", INTERRUPTED, reason)
+            if self.copy:
+                self.copy.leave()
             return INTERRUPTED
         self._finish("done", 0, "")
-        if self.copy:  # after the last barrier: it may take longer than others may wait there
+        if self.copy:
             self._warn(self.copy.finish())
         return 0
 
@@ -103,6 +101,8 @@ class Trainer:
         self.checkpoints.prepare()
         self.copy = CheckpointCopy(folder, url, *kept) if url and ranks.first else None
         found, told = self.checkpoints.newest()
+        if self.copy and found:  # the last start may not have come to it
+            self._warn(self.copy.start())
         state = read_state(found) if found else {}
         self.origin, more = agreed_origin(config, self.plan, ranks, self.base, state)
         self.reporter.say(*told, *more)
@@ -113,15 +113,16 @@ class Trainer:
         if found:
             self._stand_at(state)
         self._start_reporting(module, state, changes)
-        lines = self._history() if found and ranks.first else []
-        phases = [entry.step for entry in self.plan.ledger if isinstance(entry, PhaseEntry)]
-        self.spikes = SpikeDetector.from_history(
-            config.guard, distributed.from_first(lines), phases
-        )
+        self.spikes.begin(self.plan.ledger)
 
     def _changes(self, state: dict[str, Any]) -> list[str]:
         now = decisive(self.config, self.plan, self.origin, state["step"])
         changes = differences(state["decisive"], now)
+        if state["step"] > self.plan.steps:
+            raise ConfigError(
+                f"training: the run would have {self.plan.steps} steps, but its checkpoint is at step "
+                f"{state['step']}; give more, or another run folder"
+            )
         if not self.config.accept_changes:
             refuse_changes(changes, self.config.run)
         return changes
@@ -173,13 +174,6 @@ class Trainer:
         self.step = self.saved_step = state["step"]
         self.total_tokens = state["total_tokens"]
         self.overflows = state.get("overflows", 0)
-
-    def _history(self) -> list[dict[str, Any]]:
-        """Of the last steps, what a spike is told by."""
-        steps = (line for line in read_metrics(self.config.run) if "gradient_norm" in line)
-        keys = ("step", "loss", "gradient_norm")
-        last = deque(steps, maxlen=self.config.guard.window)
-        return [{key: line[key] for key in keys} for line in last]
 
     def _start_reporting(self, module: Any, state: dict[str, Any], changes: list[str]) -> None:
         config, plan, world = self.config, self.plan, self.ranks.world
@@ -233,10 +227,10 @@ class Trainer:
             # Before saving: where the last checkpoint is, its validation is, too.
             if self._at(self.config.training.validate_every) or self.step == self.plan.steps:
                 self._validate()
-            if self.scorer and self.config.tasks and self._at(self.config.tasks.every_steps):
-                self._score(self.scorer)
             if save or self._at(self.config.checkpoint.every_steps):
                 self._save()
+            if self.scorer and self.config.tasks and self._at(self.config.tasks.every_steps):
+                self._score(self.scorer)
         return None
 
     def _leave_out(self, found: list[BadRowGroup]) -> None:
@@ -278,7 +272,7 @@ class Trainer:
             config.schedule, config.optimizer.learning_rate, self.step + 1, self.plan.steps
         )
         result = self.engine.train_step(self.step + 1, batch.micro_batches, tokens, rate)
-        why = self._spike(result)
+        why = self.spikes.judge(self.step + 1, result)
         self.step += 1
         self.total_tokens += tokens
         self.overflows += result.overflow
@@ -298,50 +292,22 @@ class Trainer:
         self.reporter.step(line | {"time": time.time()})
         if result.overflow and result.loss_scale is not None:
             self.reporter.overflow(self.step, result.loss_scale, self.overflows)
-        if why is None:
-            self.spikes.add(result.loss, result.gradient_norm)
         return why
-
-    def _spike(self, result: StepResult) -> str | None:
-        """Why the step is one, the same on all ranks: they have the same numbers."""
-        if result.overflow:
-            return None
-        if self.config.guard.spikes:
-            return self.spikes.look(result.loss, result.gradient_norm)
-        if not result.finite:
-            raise ProjectError(
-                f"step {self.step + 1}: the loss is {result.loss}, the gradient norm {result.gradient_norm}; "
-                "the weights were not changed by it. Lower optimizer.learning_rate or lengthen "
-                "schedule.warmup_steps, and start again, or let guard.spikes leave the batch out"
-            )
-        return None
 
     def _roll_back(self, why: str) -> None:
         """Go back to the last checkpoint, and on from there without the data of the step just done."""
-        guard, step, saved = self.config.guard, self.step, max(self.saved_step, 0)
-        entry = data_to_skip(step, saved, guard, self.plan.ledger, why)
-        past = rollbacks(self.plan.ledger)
-        record = f"{self.config.run}/spikes has its documents"
-        if self.ranks.first:
-            facts = {"why": why, "range": self.spikes.ranges(), "checkpoint": self.saved_step}
-            sets = self.plan.train
-            self.records.append(save_spike(self.config.run, step, facts, self.plan.order, sets))
-        self.reporter.say(f"step {step}: {why}; {record}")
-        if len(past) >= guard.max_rollbacks:
-            self._join_records()
-            raise ProjectError(
-                f"step {step}: {why}; guard.max_rollbacks: {guard.max_rollbacks} were allowed, and "
-                f"{len(past)} are in ledger.jsonl; {record}. Lower optimizer.learning_rate, look at the "
-                "data, or raise guard.max_rollbacks, and start again from the last checkpoint"
-            )
+        step = self.step
+        self.reporter.say(f"step {step}: {why}")
+        entry = self.spikes.leave_out(step, why, self.saved_step, self.plan)
         self.plan = self.plan.with_ledger(self.config, in_order([*self.plan.ledger, entry]))
         self.reporter.ledger(self.plan.ledger, [])
         bound = as_saved_only(self.checkpoints.layout)
         if self.saved_step < 0 or bound:
-            self._join_records()
+            self.spikes.close()
             where = f"with {bound}" if bound else "before the first checkpoint"
             raise ProjectError(
-                f"step {step}: {why}, {where}; {record}. Start again: ledger.jsonl now leaves that batch out"
+                f"step {step}: {why}, {where}; {self.config.run}/spikes has its documents. Start again: "
+                "ledger.jsonl now leaves that batch out"
             )
         with self.watch.paused():
             path, told = self.checkpoints.newest()
@@ -351,9 +317,7 @@ class Trainer:
             self._stand_at(read_state(path))
         event = {"event": "rolled back", "from": step, "why": why, "skipped": entry.steps}
         self.reporter.roll_back(self.step, event)
-        lines = distributed.from_first(self._history() if self.ranks.first else None)
-        phases = [entry.step for entry in self.plan.ledger if isinstance(entry, PhaseEntry)]
-        self.spikes = SpikeDetector.from_history(guard, lines, phases)
+        self.spikes.begin(self.plan.ledger)
         self.reporter.say(f"back at step {self.step}; the data of step {step} is left out")
 
     def _at(self, every: int | None) -> bool:
@@ -422,16 +386,14 @@ class Trainer:
         """The first rank's reason that has one."""
         return next(reason for reason in distributed.gather(self.interruption.reason) if reason)
 
-    def _join_records(self) -> None:
-        for thread in self.records:
-            thread.join()
-
     def _finish(self, state: str, code: int, reason: str) -> None:
-        self._join_records()
         self.reporter.finish(state, self.step, code, reason)
         # The launcher kills all ranks when the first one ends with a code other than 0.
         distributed.barrier()
         distributed.stop()
+        # What may take longer than others may wait.
+        self.spikes.close()
+        self.reporter.close()
 
 
 def _perplexity(loss: float) -> float:

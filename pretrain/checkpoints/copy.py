@@ -149,6 +149,10 @@ class CheckpointCopy:
         if self._process and self._process.poll() is None:
             return None
         warning = self._outcome()
+        self._begin()
+        return warning
+
+    def _begin(self) -> None:
         root = Path(__file__).resolve().parents[2]
         # A session of its own: what ends the run does not cut its last copy short.
         self._process = subprocess.Popen(
@@ -156,7 +160,11 @@ class CheckpointCopy:
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         )  # fmt: skip
         self._wanted = False
-        return warning
+
+    def leave(self) -> None:
+        """See to it that everything saved so far is copied, by processes that outlive this one."""
+        if self._wanted:
+            self._begin()  # it waits for the one that runs
 
     def finish(self) -> str | None:
         """Wait until everything saved so far is copied, or has failed to be."""

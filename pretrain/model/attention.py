@@ -53,6 +53,12 @@ def choose(implementation: str, device: torch.device, config: PretrainedConfig) 
             "model.implementation: flash_attention_2 needs the package flash-attn, which is not "
             "installed (the extra gpu brings it); install it, or choose auto"
         )
+    if implementation == "flash_attention_2" and (
+        device.type != "cuda" or config.dtype not in HALF
+    ):
+        raise ConfigError(
+            "model.implementation: flash_attention_2 needs a GPU and training.precision bf16 or fp16; choose auto"
+        )
     return implementation
 
 
@@ -95,6 +101,10 @@ def model_inputs(
         positions = position_ids.cpu()
         begins = torch.ones_like(positions, dtype=torch.bool)
         begins[:, 1:] = positions.diff() != 1
+        # Padding, tokens alone that stand side by side, is one document: nothing is predicted there, and
+        # the kernel's backward pass takes memory for each document (128 rows of fp32, FlashAttention-2).
+        alone = begins & functional.pad(begins[:, 1:], (0, 1), value=True)
+        begins[:, 1:] &= ~(alone[:, 1:] & alone[:, :-1])
         borders = functional.pad(begins.flatten().nonzero().flatten(), (0, 1), value=begins.numel())
         cumulative = to_device(borders.to(torch.int32), tokens.device)
         longest = int(borders.diff().max())

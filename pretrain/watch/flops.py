@@ -60,6 +60,8 @@ def flops_per_token(model: nn.Module, config: Any, sequence_length: int) -> floa
     """
     if any((getattr(config, key, None) or 1) > 1 for key in MIXTURE_OF_EXPERTS):
         return None
+    if not hasattr(config, "num_attention_heads"):  # Mamba and its like
+        return None
     head = model.get_output_embeddings()  # type: ignore[operator]
     weights = 0.0  # FLOPs
     layers = below = (

@@ -111,8 +111,13 @@ class Reporter:
         self.say(f"step {step}  checkpoint {name} ({seconds:.1f} s)")
 
     def finish(self, state: str, step: int, code: int, reason: str) -> None:
-        if self._metrics is not None:
-            self._metrics.close()
+        self.sync()
+        if self.speaks:
             write_status(self.folder, state, step, code, reason)
         told = f" by {reason}: start it again with the same command" if reason else ""
         self.say(f"{state} at step {step} of {self.steps}{told}")
+
+    def close(self) -> None:
+        """Let go of the metrics; Weights & Biases may take its time to send what is left."""
+        if self._metrics is not None:
+            self._metrics.close()

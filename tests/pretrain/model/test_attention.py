@@ -63,10 +63,10 @@ def test_padding_is_computed_in_one_call_however_much_there_is(monkeypatch):
     torch.testing.assert_close(output[5:], value[5:])  # a token that sees itself alone
 
 
-def test_borders_are_those_of_documents_rows_and_single_tokens_of_padding():
+def test_borders_are_those_of_documents_and_rows_and_padding_is_one_document():
     positions = torch.tensor([[0, 1, 2, 0, 1, 0], [0, 1, 2, 3, 0, 0]])
     inputs = model_inputs(torch.zeros_like(positions), positions, "varlen")
-    assert inputs["cu_seq_lens_q"].tolist() == [0, 3, 5, 6, 10, 11, 12]
+    assert inputs["cu_seq_lens_q"].tolist() == [0, 3, 5, 6, 10, 12]
     assert inputs["cu_seq_lens_q"].dtype == torch.int32
     assert inputs["max_length_q"] == 4
     through = torch.arange(6).expand(2, -1)  # attention: sequence
