@@ -12,9 +12,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from launch.command_line import run_command
 from pretrain.export.config import ExportConfig
+from pretrain.export.source import source_of
 
 
 def main(config: ExportConfig) -> None:
+    source_of(config)  # a mistake shows before torch loads
     from pretrain.export.export import export
 
     print(f"written: {export(config)}")

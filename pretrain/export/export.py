@@ -12,17 +12,16 @@ from typing import Any
 import torch
 from transformers import AutoConfig, GenerationConfig
 
-from data_prep.config_file import load_config
-from data_prep.errors import ConfigError, DataError, ProjectError
+from data_prep.errors import DataError, ProjectError
 from data_prep.files import folder_atomically, read_json, sha256_file
 from data_prep.progress import follow, followed
 from data_prep.shards.reader import ShardSet
-from pretrain.checkpoints.names import MANIFEST, STATE, name_of, saved_steps
-from pretrain.config import RunConfig
+from pretrain.checkpoints.names import MANIFEST, STATE
 from pretrain.export.config import ExportConfig
 from pretrain.export.lazy_weights import LazyTensor
 from pretrain.export.model_card import read_evaluation, read_facts, render_card
 from pretrain.export.safetensors_files import needed_memory, stored_bytes, write_weights
+from pretrain.export.source import source_of
 from pretrain.export.tokenizer_files import write_tokenizer
 from pretrain.export.weights import meta_model, model_weights, write_adapter
 from pretrain.model.build import DTYPES, parameter_count
@@ -38,15 +37,10 @@ def export(config: ExportConfig) -> Path:
     Raises DataError where weights are missing, or where what was written does not say what the trained
     model said; ProjectError where the disk is too small.
     """
-    if config.output.is_file():
-        raise ConfigError(f"output: {config.output} is a file; name a new folder")
-    if config.output.is_dir() and any(config.output.iterdir()):
-        raise ConfigError(f"output: {config.output} is not empty; name a new folder, or remove it")
+    run, checkpoint = source_of(config)
     if config.evaluation:
         read_evaluation(config.evaluation)  # a mistake shows before the work
-    run = _run_config(config.run)
     shards = ShardSet(next(iter(run.data.train.values())).path)
-    checkpoint = None if config.step == 0 else _checkpoint(config)
     state = read_json(checkpoint / STATE) if checkpoint else {}
     if checkpoint and config.check:
         _check_sums(checkpoint)
@@ -71,23 +65,6 @@ def export(config: ExportConfig) -> Path:
         for path in partial.iterdir():  # safetensors writes for its owner alone
             path.chmod(0o644)
     return config.output
-
-
-def _run_config(run: Path) -> RunConfig:
-    if not (run / "config.yaml").exists():
-        raise ConfigError(f"run: {run} holds no config.yaml; give the folder of a training run")
-    return load_config(RunConfig, run / "config.yaml")
-
-
-def _checkpoint(config: ExportConfig) -> Path:
-    folder = config.run / "checkpoints"
-    steps = saved_steps(folder)
-    if not steps:
-        raise DataError(f"run: {config.run} has no whole checkpoint yet")
-    step = steps[0] if config.step is None else config.step
-    if step not in steps:
-        raise ConfigError(f"step: found {step}, expected one of {', '.join(map(str, steps))}")
-    return folder / name_of(step)
 
 
 def _check_sums(checkpoint: Path) -> None:
