@@ -3,7 +3,6 @@
 Every rank runs this; what differs is which sequences it computes and that rank 0 reports.
 """
 
-import math
 import os
 import time
 from collections.abc import Iterator
@@ -21,7 +20,6 @@ from pretrain.checkpoints.layout import as_saved_only, changed, layout_of
 from pretrain.config import RunConfig
 from pretrain.data.loader import StepBatch, StepDataset, Steps
 from pretrain.data.step_rows import StepRows
-from pretrain.data.validation_rows import validation_batches
 from pretrain.distributed import Ranks
 from pretrain.engine.engine import Engine
 from pretrain.engine.schedule import learning_rate
@@ -36,6 +34,7 @@ from pretrain.plan import Plan
 from pretrain.run_folder import differences, refuse_changes
 from pretrain.scoring.probe import probe
 from pretrain.scoring.task_scores import TaskScorer
+from pretrain.scoring.validation import validate
 from pretrain.watch.hang import INTERRUPTED, HangWatch
 from pretrain.watch.memory import peak_memory
 from pretrain.watch.reporter import Reporter
@@ -324,29 +323,12 @@ class Trainer:
         return every is not None and self.step % every == 0
 
     def _validate(self) -> None:
-        training, results = self.config.training, {}
-        for name, shards in self.plan.validation.items():
-            batches = validation_batches(
-                shards,
-                self.ranks.data_rank,
-                self.ranks.data_world,
-                training.micro_batch,
-                self.config.data.attention,
-                limit=training.validation_sequences,
-            )
-            loss, tokens = self.engine.evaluate(self._beating(batches))
-            results[name] = {"loss": loss, "perplexity": _perplexity(loss), "tokens": tokens}
+        results = validate(self.engine, self.config, self.plan, self.ranks, self.watch.beat)
         self.reporter.validation(self.step, results)
 
     def _score(self, scorer: TaskScorer) -> None:
         with self.watch.paused():
             self.reporter.tasks(scorer.score(self.step))
-
-    def _beating(self, batches: Any) -> Iterator[Any]:
-        """The batches of an evaluation, each of which shows that the run moves."""
-        for batch in batches:
-            self.watch.beat()
-            yield batch
 
     # ---- saving and stopping ---------------------------------------------------------------
 
@@ -394,14 +376,6 @@ class Trainer:
         # What may take longer than others may wait.
         self.spikes.close()
         self.reporter.close()
-
-
-def _perplexity(loss: float) -> float:
-    """exp(loss); infinite where a float does not hold it."""
-    try:
-        return math.exp(loss)
-    except OverflowError:
-        return math.inf
 
 
 def train(config: RunConfig, plan: Plan, ranks: Ranks, interruption: Interruption) -> int:

@@ -148,4 +148,5 @@ def test_scores_of_layer_l_are_divided_by_l_where_gpt2_asks_for_it(implementatio
             block.attn.c_attn.bias[:width] /= number
         found = model(**model_inputs(tokens, positions, implementation)).logits
         expected = plain(**model_inputs(tokens, positions, "eager")).logits
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=2e-6)
+    for row, place in documents(ROWS):  # nothing is said of padding
+        torch.testing.assert_close(found[row, place], expected[row, place], rtol=1e-4, atol=2e-6)
