@@ -275,20 +275,21 @@ class Trainer:
         self.step += 1
         self.total_tokens += tokens
         self.overflows += result.overflow
-        line = step_line(
-            self.plan,
-            self.speed,
-            result,
-            step=self.step,
-            rate=rate,
-            waited=waited,
-            trained_tokens=tokens,
-            total_tokens=self.total_tokens,
-            rows=batch.sources,
-            memory=peak_memory(self.device),
-            overflows=self.overflows,
-        )
-        self.reporter.step(line | {"time": time.time()})
+        if self.ranks.first:
+            line = step_line(
+                self.plan,
+                self.speed,
+                result,
+                step=self.step,
+                rate=rate,
+                waited=waited,
+                trained_tokens=tokens,
+                total_tokens=self.total_tokens,
+                rows=batch.sources,
+                memory=peak_memory(self.device),
+                overflows=self.overflows,
+            )
+            self.reporter.step(line | {"time": time.time()})
         if result.overflow and result.loss_scale is not None:
             self.reporter.overflow(self.step, result.loss_scale, self.overflows)
         return why

@@ -27,8 +27,10 @@ def roll_back(folder: Path, step: int) -> int:
         return 0
     text = path.read_text(encoding="utf-8")
     lines = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
-    kept = [line for line in lines if json.loads(line)["step"] <= step]
-    moved = [line for line in lines if json.loads(line)["step"] > step]
+    kept: list[str] = []
+    moved: list[str] = []
+    for line in lines:
+        (kept if json.loads(line)["step"] <= step else moved).append(line)
     if moved:
         with (folder / ROLLED_BACK).open("a", encoding="utf-8") as stream:
             stream.writelines(moved)
