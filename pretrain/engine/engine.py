@@ -16,6 +16,7 @@ from pretrain.config import RunConfig
 from pretrain.data.batch import IGNORED
 from pretrain.engine.compilation import compile_layers
 from pretrain.engine.loss import following, loss_head, loss_of_logits, passes_on, trained_places
+from pretrain.engine.module_trace import forget_order
 from pretrain.engine.nvme_parameters import let_checkpoints_load
 from pretrain.engine.optimizer import (
     build_optimizer,
@@ -83,6 +84,7 @@ class Engine:
         self.sequence_parallel = sequence_parallel
         self._z_loss = config.training.z_loss
         self.ranks = distributed.Ranks.from_environment()
+        self._has_trained = False
         self._scales_loss = config.training.precision == "fp16"
         self.loss_by_chunks = self._head is not None and self._head_has_the_last_word(
             config.training.micro_batch
@@ -125,6 +127,8 @@ class Engine:
 
     def _forward(self, tokens: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
         """What the model gives for logits."""
+        if not self._has_trained:
+            forget_order(self.deepspeed)
         # Positions stay on the CPU: the borders of documents are counted there.
         tokens = to_device(tokens, self.device)
         if self.sequence_parallel:
@@ -173,6 +177,7 @@ class Engine:
             engine.set_gradient_accumulation_boundary(batch is micro_batches[-1])
             with watch.part("forward"):
                 losses, _ = self.loss(batch)
+            self._has_trained = True
             loss = losses[0]
             sums += losses.detach()
             # A loss that is no number makes the gradient none, and DeepSpeed leaves the step out, on all

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from deepspeed.accelerator import get_accelerator
+from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from data_prep.errors import ProjectError
@@ -58,6 +59,7 @@ class Case:
     lowest: bool = False
     offload: bool = False  # of the optimizer to the CPU
     resume_before: int | None = None  # goes on from a checkpoint, in a new engine
+    evaluate_first: int = 0  # forward passes before the first step
 
 
 def rows_of(step: int) -> PackedRows:
@@ -106,6 +108,8 @@ def model_of(case: Case) -> Any:
 
 def engine_of(case: Case, folder: Path) -> Engine:
     zero: dict[str, Any] = {"stage": case.stage}
+    if case.stage == 3:
+        zero["stage3_param_persistence_threshold"] = 0  # even these small weights are gathered
     if case.offload:
         zero["offload_optimizer"] = {"device": "cpu"}
     settings: dict[str, Any] = {"zero_optimization": zero}
@@ -139,7 +143,11 @@ def train(case: Case, folder: Path) -> Outcome:
     """What each step gave; `error` where it ended with one."""
     engine = engine_of(case, folder)
     found: list[dict[str, Any]] = []
-    outcome: Outcome = {"steps": found, "by_chunks": engine.loss_by_chunks}
+    outcome: Outcome = {"steps": found, "by_chunks": engine.loss_by_chunks, "kept": []}
+    engine.evaluate(share(97) * case.evaluate_first)
+    engine.deepspeed.module.register_forward_hook(
+        lambda module, *_: outcome["kept"].append(share_kept(module))
+    )
     for step, rate in enumerate(islice(rates(), case.steps)):
         if step == case.resume_before:
             engine, outcome["resumed"] = resumed(engine, case, folder)
@@ -155,6 +163,13 @@ def train(case: Case, folder: Path) -> Outcome:
     outcome["counters"] = [engine.deepspeed.global_steps, engine.deepspeed.skipped_steps]
     engine.deepspeed.destroy()
     return outcome
+
+
+def share_kept(module: torch.nn.Module) -> float:
+    """The part of the weights that is still whole here, of ZeRO-3."""
+    weights: list[Any] = list(module.parameters())
+    kept = [getattr(one, "ds_status", None) == ZeroParamStatus.AVAILABLE for one in weights]
+    return sum(kept) / len(kept)
 
 
 def resumed(engine: Engine, case: Case, folder: Path) -> tuple[Engine, dict[str, bool]]:

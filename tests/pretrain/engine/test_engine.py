@@ -26,6 +26,7 @@ Z_LOSS = replace(PLAIN, z_loss=0.01)
 RESUMED = Case("llama", accumulation=4, resume_before=2)
 OVERFLOW = Case(precision="fp16", scale_power=20, steps=5)
 AT_LOWEST = Case(precision="fp16", scale_power=24, lowest=True)
+EVALUATED = Case("llama", accumulation=4, evaluate_first=3)
 CASES = [
     *NO_NUMBER,
     *(replace(case, bad_before=None, bad="loss") for case in NO_NUMBER),
@@ -36,6 +37,7 @@ CASES = [
     replace(RESUMED, resume_before=None),
     OVERFLOW,
     AT_LOWEST,
+    EVALUATED,
 ]
 
 
@@ -109,6 +111,15 @@ def test_a_resumed_engine_has_the_moments_the_settings_and_the_losses(outcomes):
     resumed = outcomes[RESUMED]
     assert resumed["resumed"] == {"moments": True, "settings": True}
     assert resumed["steps"] == outcomes[replace(RESUMED, resume_before=None)]["steps"]
+
+
+def test_weights_are_gathered_once_a_step_whatever_was_evaluated_before(outcomes):
+    with_it, without = outcomes[EVALUATED], outcomes[replace(RESUMED, resume_before=None)]
+    # The order is known from the second micro-batch on: the backward pass takes what is whole.
+    for kept in (with_it["kept"], without["kept"]):
+        assert len(kept) == 4 * 4 + 4  # those of the validation at the end as well
+        assert kept[2:16] == [1.0] * 14
+    assert with_it["steps"] == without["steps"]
 
 
 def test_an_overflow_in_fp16_lowers_the_scale_and_is_no_error(outcomes):
