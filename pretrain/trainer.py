@@ -21,6 +21,7 @@ from pretrain.config import RunConfig
 from pretrain.data.loader import StepBatch, StepDataset, Steps
 from pretrain.data.step_rows import StepRows
 from pretrain.distributed import Ranks
+from pretrain.engine.compilation import check_compiler
 from pretrain.engine.engine import Engine
 from pretrain.engine.schedule import learning_rate
 from pretrain.interruption import Interruption, ignore_in_worker
@@ -91,6 +92,8 @@ class Trainer:
             # Without it, torch refuses every product on a GPU in this mode.
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True)
+        if config.training.compile:
+            check_compiler()
         distributed.check_shared_folder(config.run, ranks)
         self.plan = agreed_plan(config, self.plan, ranks)
         layout = layout_of(self.plan.deepspeed_settings, config.optimizer.name, ranks.world)

@@ -3,13 +3,12 @@
 from collections import defaultdict
 from pathlib import Path
 
-import jinja2
-
 from data_prep.card.figures import UNKNOWN, CorpusFigures, Tally, read_corpus
 from data_prep.files import write_atomically
+from data_prep.templates import render
 
 CARD = "CARD.md"
-TEMPLATE = "card.md.jinja"
+TEMPLATE = Path(__file__).with_name("card.md.jinja")
 ROWS = 20  # of a table; the rest is summed in a last one
 LINE = 120  # characters of a title or a reason
 
@@ -25,15 +24,8 @@ def write_card(folder: Path) -> Path:
 
 def render_card(figures: CorpusFigures) -> str:
     """The card's text."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": "{:,}".format, "cell": cell, "line": line}
-    environment.globals |= {"share": share, "top": top, "decades": decades}
-    return environment.get_template(TEMPLATE).render(figures=figures)
+    values = {"figures": figures, "share": share, "top": top, "decades": decades}
+    return render(TEMPLATE, values, cell=cell, line=line)
 
 
 def top(tally: Tally) -> list[tuple[str, list[int]]]:

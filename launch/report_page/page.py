@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from data_prep.card.figures import CorpusFigures
 from data_prep.card.markdown import top
+from data_prep.templates import render
 from launch.report_page import charts
 from launch.report_page.runs import RunFigures
 
-TEMPLATE = "report.html.jinja"
+TEMPLATE = Path(__file__).with_name("report.html.jinja")
 
 
 @dataclass(frozen=True)
@@ -33,26 +32,23 @@ def render_page(
 ) -> str:
     """The whole page. `origins` names the file or folder that each part comes from; a part that was not
     given says so."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+    values = {
+        "title": title,
+        "corpus": corpus,
+        "runs": runs,
+        "evaluation": evaluation,
+        "perplexity": _before_and_after(evaluation, "perplexity", ("source",)),
+        "tasks": _before_and_after(evaluation, "tasks", ("task", "metric")),
+        "samples": samples,
+        "origins": origins,
+        "charts": charts,
+        "top": top,
+    }
+    return render(
+        TEMPLATE,
+        values,
         autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["number"] = lambda value: f"{value:,}"
-    environment.filters["decimal"] = lambda value, places: f"{value:,.{places}f}"
-    return environment.get_template(TEMPLATE).render(
-        title=title,
-        corpus=corpus,
-        runs=runs,
-        evaluation=evaluation,
-        perplexity=_before_and_after(evaluation, "perplexity", ("source",)),
-        tasks=_before_and_after(evaluation, "tasks", ("task", "metric")),
-        samples=samples,
-        origins=origins,
-        charts=charts,
-        top=top,
+        decimal=lambda value, places: f"{value:,.{places}f}",
     )
 
 

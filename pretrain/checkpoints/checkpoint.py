@@ -180,7 +180,9 @@ class Checkpoints:
         for step in distributed.from_first(remote.steps() if self.ranks.first else None):
             path = self.folder / name_of(step)
             partial = self._hidden(path, "fetched.partial")
-            names = distributed.from_first(remote.names(step) if self.ranks.first else None)
+            about = (remote.names(step), remote.size(step)) if self.ranks.first else None
+            names, size = distributed.from_first(about)
+            self._check_space(size)
             for name in names[self.ranks.rank :: self.ranks.world]:
                 remote.fetch(step, name, partial)
             distributed.barrier()

@@ -30,7 +30,7 @@ class Remote:
 
         self.url = url.rstrip("/")
         scheme = urlsplit(url).scheme
-        if scheme in ("", "http", "https"):
+        if scheme in ("", "http", "https", "memory"):
             raise ConfigError(
                 f"checkpoint.copy_to: {url}: expected a URL that can be written, such as s3://BUCKET/RUN"
             )
@@ -78,6 +78,10 @@ class Remote:
         """The files of a copy, its manifest among them."""
         base = self._place(step)
         return sorted(place.removeprefix(f"{base}/") for place in self._system.find(base))
+
+    def size(self, step: int) -> int:
+        """Bytes of a copy."""
+        return int(self._system.du(self._place(step)))
 
     def manifest(self, step: int) -> bytes:
         return bytes(self._system.cat_file(self._place(step, MANIFEST)))

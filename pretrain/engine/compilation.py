@@ -21,20 +21,23 @@ from data_prep.errors import ConfigError
 VARIANTS = 16  # with and without gradients, shapes of micro-batches and the like, of one layer
 
 
-def compile_layers(model: nn.Module) -> int:
-    """Compile the parts of every decoder layer of a transformers model, after deepspeed.initialize; how many.
-
-    A shape that changes, such as that of the documents' borders, is compiled a second time for any size.
-    So that those of micro-batches stay as they are, call the model under
-    torch.compiler.set_stance("force_eager") for others. Raises ConfigError without a C++ compiler, which
-    torch and triton call.
-    """
+def check_compiler() -> None:
+    """Raise ConfigError without a C++ compiler, which torch and triton call."""
     compiler = os.environ.get("CXX", "g++")
     if shutil.which(compiler) is None:
         raise ConfigError(
             f"training.compile: torch compiles by means of a C++ compiler, and found no {compiler}; install it, "
             "name another one in the environment variable CXX, or leave compile out"
         )
+
+
+def compile_layers(model: nn.Module) -> int:
+    """Compile the parts of every decoder layer of a transformers model, after deepspeed.initialize; how many.
+
+    A shape that changes, such as that of the documents' borders, is compiled a second time for any size.
+    So that those of micro-batches stay as they are, call the model under
+    torch.compiler.set_stance("force_eager") for others.
+    """
     # Or else its hooks are compiled too, until torch gives up for their number (torch 2.13, deepspeed 0.19.8).
     torch._dynamo.trace_rules.add("deepspeed")
     layers = [

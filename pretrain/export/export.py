@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, GenerationConfig
 
-from data_prep.errors import DataError, ProjectError
+from data_prep.errors import ConfigError, DataError, ProjectError
 from data_prep.files import folder_atomically, read_json, sha256_file
 from data_prep.progress import follow, followed
 from data_prep.shards.reader import ShardSet
@@ -38,6 +38,11 @@ def export(config: ExportConfig) -> Path:
     model said; ProjectError where the disk is too small.
     """
     run, checkpoint = source_of(config)
+    if not config.merge and not run.model.lora:
+        raise ConfigError(
+            f"merge: the run in {config.run} has no adapters (model.lora), so nothing can be left unmerged; "
+            "leave merge out"
+        )
     if config.evaluation:
         read_evaluation(config.evaluation)  # a mistake shows before the work
     shards = ShardSet(next(iter(run.data.train.values())).path)

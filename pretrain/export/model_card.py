@@ -12,7 +12,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -24,12 +23,13 @@ from data_prep.errors import ConfigError
 from data_prep.files import read_json
 from data_prep.shards.manifest import DOCUMENTS_FILE
 from data_prep.shards.reader import ShardSet
+from data_prep.templates import render
 from pretrain.checkpoints.names import MANIFEST
 from pretrain.config import RunConfig
 from pretrain.export.config import ExportConfig
 from pretrain.watch.metrics import METRICS, read_metrics
 
-TEMPLATE = "model_card.md.jinja"
+TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 UNKNOWN = "unknown"
 PACKAGES = ("torch", "transformers", "deepspeed", "peft")
 _RESULTS = {"models", "perplexity", "tasks"}  # of launch/evaluate.py
@@ -74,22 +74,20 @@ class CardFacts:
 
 def render_card(facts: CardFacts) -> str:
     """The card's text."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "number": "{:,}".format,
-        "decimal": "{:.4f}".format,
-        "cell": cell,
-        "yaml": lambda value: yaml.safe_dump(value, sort_keys=False, allow_unicode=True).rstrip(),
-        "json": lambda value: json.dumps(value, indent=1, sort_keys=True),
+    values = {
+        "facts": facts,
+        "front": ModelCardData(**facts.front).to_yaml(),
+        "licences": _licences(facts.sets),
+        "share": share,
+        "top": top,
     }
-    front = ModelCardData(**facts.front).to_yaml()
-    return environment.get_template(TEMPLATE).render(
-        facts=facts, front=front, licences=_licences(facts.sets), share=share, top=top
+    return render(
+        TEMPLATE,
+        values,
+        decimal="{:.4f}".format,
+        cell=cell,
+        yaml=lambda value: yaml.safe_dump(value, sort_keys=False, allow_unicode=True).rstrip(),
+        json=lambda value: json.dumps(value, indent=1, sort_keys=True),
     )
 
 

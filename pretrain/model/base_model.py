@@ -45,7 +45,7 @@ def file_hashes(folder: Path, part: int = 0, parts: int = 1) -> dict[str, str]:
     weights = [*folder.glob("*.safetensors"), *folder.glob("*.bin")]
     if not weights or not (folder / "config.json").exists():
         raise DataError(
-            f"{folder}: found no config.json with weights (*.safetensors); it is no model's folder"
+            f"model.path: {folder}: found no config.json with weights (*.safetensors); give a model's folder"
         )
     # By size, so that nobody gets many of the large ones.
     files = sorted([*weights, folder / "config.json"], key=lambda path: (path.stat().st_size, path))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.documents import read_json_lines
-from data_prep.files import read_json, write_atomically, write_json
+from data_prep.files import read_json, write_json
 from pretrain.config import Tracking
 from pretrain.watch.display import say
 
@@ -25,18 +25,26 @@ def roll_back(folder: Path, step: int) -> int:
     path = folder / METRICS
     if not path.exists():
         return 0
-    text = path.read_text(encoding="utf-8")
-    lines = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
-    kept: list[str] = []
-    moved: list[str] = []
-    for line in lines:
-        (kept if json.loads(line)["step"] <= step else moved).append(line)
-    if moved:
-        with (folder / ROLLED_BACK).open("a", encoding="utf-8") as stream:
-            stream.writelines(moved)
-    if "".join(kept) != text:
-        with write_atomically(path) as partial:
-            partial.write_text("".join(kept), encoding="utf-8")
+
+    def later(line: bytes) -> bool:
+        return bool(json.loads(line)["step"] > step)
+
+    kept = 0  # bytes
+    with path.open("rb+") as stream:
+        for line in stream:
+            if not line.endswith(b"\n") or later(line):
+                break
+            kept += len(line)
+        stream.seek(kept)
+        # What came after the last checkpoint: little, however long the run.
+        rest = [line for line in stream if line.endswith(b"\n")]
+        moved = [line for line in rest if later(line)]
+        if moved:
+            with (folder / ROLLED_BACK).open("ab") as aside:
+                aside.writelines(moved)
+        stream.seek(kept)
+        stream.writelines(line for line in rest if not later(line))
+        stream.truncate()
     return len(moved)
 
 

@@ -120,6 +120,12 @@ def report_warnings(config: RunConfig, plan: Plan, built: Built, step: int) -> l
             f"knew; raise training.global_batch to {LEAST_BATCH_TOKENS:,} tokens, or watch a validation set "
             "of general text"
         )
+    lines += [
+        f"warning: phases[{place}].from_step is {phase.from_step}, and the run ends after {plan.steps} steps: "
+        "that phase never begins"
+        for place, phase in enumerate(config.phases)
+        if phase.from_step >= plan.steps
+    ]
     hang = config.guard.hang_minutes
     if hang is not None and hang >= config.timeout_minutes:
         lines.append(

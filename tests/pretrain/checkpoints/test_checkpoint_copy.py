@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.errors import ConfigError, DataError
+from data_prep.errors import ConfigError, DataError, ProjectError
 from data_prep.files import sha256_file
 from data_prep.lock import FolderLock
 from pretrain.checkpoints.checkpoint import Checkpoints
@@ -88,6 +88,22 @@ def test_what_is_copied_by_the_process_comes_back_the_same(url, folder, tmp_path
         f"step-00000010 was fetched from {url}: there was no whole one here",
     ]
     assert checkpoints.newest() == (found, [])  # it is here now
+
+
+def test_a_copy_that_does_not_fit_is_not_begun(url, folder, tmp_path, alone, monkeypatch):
+    path = checkpoint(folder, 5)
+    copy(folder, Remote(url), keep=2, keep_every=None)
+    size = sum(map(len, contents(path).values()))
+    usage = shutil.disk_usage(tmp_path)
+    lost = tmp_path / "lost"
+    checkpoints = Checkpoints(lost, alone, LAYOUT, keep=2, copy_to=url)
+    checkpoints.prepare()
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=size - 1))
+    with pytest.raises(ProjectError, match=r"has 0\.00 GB free, a checkpoint may need"):
+        checkpoints.newest()
+    assert list(lost.iterdir()) == []
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=size))
+    assert checkpoints.newest()[0] == lost / name_of(5)
 
 
 def test_copies_are_kept_by_the_same_policy_and_saved_again_after_a_roll_back(url, folder):
@@ -184,7 +200,9 @@ def test_a_checkpoint_that_goes_while_it_is_copied_is_no_failure(folder, tmp_pat
     assert remote.steps() == [10]
 
 
-@pytest.mark.parametrize("url", ["https://example.org/run", "folder/run", "nothing://run"])
+@pytest.mark.parametrize(
+    "url", ["https://example.org/run", "folder/run", "memory://run", "nothing://run"]
+)
 def test_a_url_that_cannot_be_written_is_refused_in_one_line(url):
     with pytest.raises(ConfigError, match=r"^checkpoint\.copy_to: .*written") as caught:
         Remote(url)

@@ -94,6 +94,11 @@ def write_zero_checkpoints(folder: Path, *options: str) -> None:
     subprocess.run(command, env=environment, check=True, capture_output=True, timeout=300)
 
 
+def test_a_run_without_adapters_has_nothing_to_leave_unmerged(run, tmp_path):
+    with pytest.raises(ConfigError, match=r"^merge: the run in .* has no adapters"):
+        export(ExportConfig(run=run, output=tmp_path / "out", merge=False))
+
+
 @pytest.mark.long
 def test_weights_of_every_stage_are_what_the_engine_held(tmp_path, communication_op):
     write_zero_checkpoints(tmp_path)

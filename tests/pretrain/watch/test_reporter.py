@@ -8,6 +8,7 @@ import pytest
 from pretrain.config import RunConfig
 from pretrain.ledger import PhaseEntry, SkipEntry, read_ledger
 from pretrain.run_folder import read_status
+from pretrain.watch.metrics import METRICS, roll_back
 from pretrain.watch.reporter import Reporter
 from tests import tiny
 
@@ -49,6 +50,17 @@ def test_a_rollback_puts_later_lines_aside_and_new_ones_take_their_place(tmp_pat
     aside = lines(tmp_path, "metrics.rolled-back.jsonl")
     assert [(line["step"], line["loss"]) for line in aside] == [(5, 2.0), (6, None)]
     assert read_status(tmp_path)["state"] == "done"
+
+
+def test_a_half_line_is_dropped_and_no_line_of_an_earlier_step_is_moved(tmp_path):
+    whole = ['{"step": 1}\n', '{"step": 3}\n', '{"step": 2, "event": "skip"}\n', '{"step": 4}\n']
+    (tmp_path / METRICS).write_text("".join(whole) + '{"step": 5, "lo')
+    assert roll_back(tmp_path, 9) == 0
+    assert (tmp_path / METRICS).read_text() == "".join(whole)
+    assert not (tmp_path / "metrics.rolled-back.jsonl").exists()
+    assert roll_back(tmp_path, 2) == 2
+    assert (tmp_path / METRICS).read_text() == whole[0] + whole[2]
+    assert (tmp_path / "metrics.rolled-back.jsonl").read_text() == whole[1] + whole[3]
 
 
 def test_new_entries_of_the_ledger_stand_in_it_and_among_the_metrics(tmp_path, reporter):

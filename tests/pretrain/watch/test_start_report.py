@@ -99,6 +99,17 @@ def test_a_hang_that_the_process_group_would_meet_first_is_warned_of(tmp_path, s
     assert line.startswith("warning: guard.hang_minutes is 30")
 
 
+def test_a_phase_that_never_begins_is_warned_of(tmp_path, sets):
+    config, plan = planned(tmp_path, sets)
+    phases = [
+        {"from_step": plan.steps - 1, "global_batch": 4},
+        {"from_step": plan.steps, "global_batch": 8},
+    ]
+    config, plan = planned(tmp_path, sets, phases=phases)
+    (line,) = report_warnings(config, plan, built(config, plan), 0)
+    assert line.startswith(f"warning: phases[1].from_step is {plan.steps}, and the run ends")
+
+
 def test_a_card_of_unknown_peak_is_named_once(tmp_path, sets):
     config, plan = planned(tmp_path, sets)
     unknown = built(config, plan, device="Some Card", device_memory=10**12)
