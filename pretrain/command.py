@@ -5,10 +5,8 @@ Nothing heavy is imported before the config has been checked.
 """
 
 import contextlib
-import logging
 import os
 import sys
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -17,6 +15,7 @@ from data_prep.errors import ConfigError, exit_code, explain
 from data_prep.lock import FolderLock
 from pretrain.config import RunConfig, decisive_settings
 from pretrain.interruption import Interruption
+from pretrain.quiet_libraries import prepare_libraries
 from pretrain.run_folder import (
     LOCK_WAIT_S,
     differences,
@@ -44,7 +43,7 @@ def main(name: str, arguments: list[str]) -> int:
         if path is None:
             raise ConfigError(f"--config is missing; {USAGE.format(name=name)}")
         config = load_config(RunConfig, path, overrides)
-        _prepare_libraries()
+        prepare_libraries()
         if config.model.path is None or Path(config.model.path).is_dir():
             os.environ.setdefault("HF_HUB_OFFLINE", "1")
         interruption = Interruption()
@@ -131,15 +130,6 @@ def _record_failure(config: RunConfig, error: Exception, message: str | None) ->
         step = read_status(config.run).get("step", 0)
         reason = message or f"{type(error).__name__}: {error}"
         write_status(config.run, "failed", step, exit_code(error), reason)
-
-
-def _prepare_libraries() -> None:
-    """Settings of libraries that must stand before they are imported."""
-    # Names no network but what the config names; says nothing that nobody can act on, on every rank.
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    warnings.filterwarnings("ignore", category=FutureWarning, module="torch|transformers|peft")
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
 
 
 def _first_to_say(message: str) -> bool:
