@@ -56,6 +56,7 @@ def check_loadable(saved: dict[str, Any], now: dict[str, Any], place: str) -> No
 
 
 def bytes_needed(parameters: int, layout: dict[str, Any]) -> int:
-    """Size of a checkpoint with `parameters` trained ones: weights in fp32 and in training precision, moments."""
-    precision = 4 if layout["precision"] == "fp32" else 2
-    return parameters * (4 + 4 * MOMENTS[layout["optimizer"]] + precision)
+    """Size of a checkpoint with `parameters` trained ones: weights and moments in fp32, and, but for stage 3,
+    weights once more in training precision."""
+    model = 0 if layout["stage"] == 3 else 4 if layout["precision"] == "fp32" else 2
+    return parameters * (4 + 4 * MOMENTS[layout["optimizer"]] + model)

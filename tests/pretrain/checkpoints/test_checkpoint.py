@@ -178,7 +178,7 @@ def test_a_full_file_system_is_found_before_anything_is_written(trained, tmp_pat
     small = tmp_path / "checkpoints"
     small.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(small)], check=False
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(small)], check=False
     )
     if mounted.returncode:
         pytest.skip("only root may mount a small file system")

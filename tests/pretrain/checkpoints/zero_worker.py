@@ -23,6 +23,7 @@ from pretrain.checkpoints.branch import find_source
 from pretrain.checkpoints.checkpoint import Checkpoints, read_state
 from pretrain.checkpoints.layout import layout_of
 from pretrain.config import Branch
+from pretrain.engine.optimizer import Lion
 from tests import tiny
 
 BATCH = 4
@@ -61,9 +62,7 @@ def optimizer_of(model: Any, task: dict[str, Any]) -> torch.optim.Optimizer:
         {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
     ]
     if task.get("optimizer") == "lion":
-        from deepspeed.ops.lion import DeepSpeedCPULion
-
-        return DeepSpeedCPULion(groups, lr=1e-4)
+        return Lion(groups, lr=1e-4, betas=(0.9, 0.99))
     if task.get("offload"):
         from deepspeed.ops.adam import DeepSpeedCPUAdam
 
