@@ -45,7 +45,8 @@ def main(name: str, arguments: list[str]) -> int:
         config = load_config(RunConfig, path, overrides)
         prepare_libraries()
         if config.model.path is None or Path(config.model.path).is_dir():
-            os.environ.setdefault("HF_HUB_OFFLINE", "1")
+            names_hub = config.tasks is not None and config.tasks.online
+            os.environ.setdefault("HF_HUB_OFFLINE", str(int(not names_hub)))
         interruption = Interruption()
         interruption.install()
         from pretrain import slurm

@@ -139,7 +139,7 @@ class Training(Section):
     compile: bool = False  # torch.compile
     sequence_parallel: Positive = 1  # ranks that share each sequence (Ulysses), for long contexts
     deterministic: bool = False  # on GPU: kernels that give the same bits every time, slower
-    validate_every: Positive | None = None  # steps; none: only at the end
+    validate_every: Positive | None = None  # steps; none: at the start and the end
     validation_sequences: Positive | None = None  # of each source; none: all
 
     @model_validator(mode="after")
@@ -192,6 +192,7 @@ class Tasks(Section):
     every_steps: Positive
     few_shot: int | None = Field(None, ge=0)
     limit: Positive | None = None  # questions of each task; none: all
+    online: bool = False  # whether their data may be fetched from the hub
 
 
 class Tracking(Section):

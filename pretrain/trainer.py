@@ -5,6 +5,7 @@ Every rank runs this; what differs is which sequences it computes and that rank 
 
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -34,8 +35,7 @@ from pretrain.origin import Hashes, agreed_origin, look_at_base
 from pretrain.plan import Plan
 from pretrain.run_folder import differences, refuse_changes
 from pretrain.scoring.probe import probe
-from pretrain.scoring.task_scores import TaskScorer
-from pretrain.scoring.validation import validate
+from pretrain.scoring.scoring import Scoring
 from pretrain.watch.hang import INTERRUPTED, HangWatch
 from pretrain.watch.memory import peak_memory
 from pretrain.watch.reporter import Reporter
@@ -63,6 +63,7 @@ class Trainer:
         self.watch = HangWatch(config.run, ranks.rank, ranks.world, config.guard.hang_minutes)
         self.step = 0  # completed
         self.total_tokens = 0  # trained on so far
+        self.sequences: Counter[str] = Counter()  # read so far, by source
         self.overflows = 0  # steps that fp16's loss scaling left out
         self.saved_step = -1
         self.saved_at = time.monotonic()
@@ -159,10 +160,16 @@ class Trainer:
             self.engine.device,
             self.plan.share.micro_batch,
         )
-        self.scorer = None
-        if config.tasks:
-            first = next(iter(self.plan.train.values()))
-            self.scorer = TaskScorer(config, first, self.model_config, self.engine, self.ranks)
+        self.scoring = Scoring(
+            config,
+            self.plan,
+            self.ranks,
+            self.model_config,
+            self.engine,
+            self.reporter,
+            self.watch,
+            self._to_stop,
+        )
         return model
 
     def _load(self, path: Any) -> None:
@@ -176,6 +183,7 @@ class Trainer:
         self.step = self.saved_step = state["step"]
         self.total_tokens = state["total_tokens"]
         self.overflows = state.get("overflows", 0)
+        self.sequences = Counter(state.get("sequences", {}))
 
     def _start_reporting(self, module: Any, state: dict[str, Any], changes: list[str]) -> None:
         config, plan, world = self.config, self.plan, self.ranks.world
@@ -197,8 +205,8 @@ class Trainer:
 
     def _loop(self) -> str | None:
         """Train; returns why the run was interrupted, or None at its end."""
-        if self.saved_step < 0:
-            self._validate()
+        if not self.scoring.make_up(self.step):
+            return self._reason()
         batches = self._batches()
         while self.step < self.plan.steps:
             self.watch.beat()
@@ -227,12 +235,11 @@ class Trainer:
                 batches = self._batches()
                 continue
             # Before saving: where the last checkpoint is, its validation is, too.
-            if self._at(self.config.training.validate_every) or self.step == self.plan.steps:
-                self._validate()
+            if not self.scoring.validate(self.step):
+                return self._reason()
             if save or self._at(self.config.checkpoint.every_steps):
                 self._save()
-            if self.scorer and self.config.tasks and self._at(self.config.tasks.every_steps):
-                self._score(self.scorer)
+            self.scoring.score_tasks(self.step)
         return None
 
     def _leave_out(self, found: list[BadRowGroup]) -> None:
@@ -278,6 +285,7 @@ class Trainer:
         self.step += 1
         self.total_tokens += tokens
         self.overflows += result.overflow
+        self.sequences.update(batch.sources)
         if self.ranks.first:
             line = step_line(
                 self.plan,
@@ -289,6 +297,7 @@ class Trainer:
                 trained_tokens=tokens,
                 total_tokens=self.total_tokens,
                 rows=batch.sources,
+                sequences=self.sequences,
                 memory=peak_memory(self.device),
                 overflows=self.overflows,
             )
@@ -326,14 +335,6 @@ class Trainer:
     def _at(self, every: int | None) -> bool:
         return every is not None and self.step % every == 0
 
-    def _validate(self) -> None:
-        results = validate(self.engine, self.config, self.plan, self.ranks, self.watch.beat)
-        self.reporter.validation(self.step, results)
-
-    def _score(self, scorer: TaskScorer) -> None:
-        with self.watch.paused():
-            self.reporter.tasks(scorer.score(self.step))
-
     # ---- saving and stopping ---------------------------------------------------------------
 
     def _save_due(self) -> bool:
@@ -352,6 +353,7 @@ class Trainer:
                 "step": self.step,
                 "total_tokens": self.total_tokens,
                 "overflows": self.overflows,
+                "sequences": self.sequences,
                 "world": self.ranks.world,
                 "probe": probe(self.engine.logits, self.model_config.vocab_size, self.device),
                 "decisive": decisive(self.config, self.plan, self.origin, self.step),
@@ -367,6 +369,11 @@ class Trainer:
     def _warn(self, warning: str | None) -> None:
         if warning:
             self.reporter.say(f"warning: {warning}")
+
+    def _to_stop(self) -> bool:
+        """Whether any rank is; asked by all at once."""
+        asked = self.interruption.reason is not None
+        return distributed.sum_over_ranks([asked], self.device) != [0.0]
 
     def _reason(self) -> str:
         """The first rank's reason that has one."""

@@ -114,6 +114,8 @@ class Checkpoints:
             write_json(
                 partial / MANIFEST, {name: of for part in parts for name, of in part.items()}
             )
+            for inner in (*(path for path in partial.rglob("*") if path.is_dir()), partial):
+                fsync_folder(inner)
             self._remove(final)  # a step that is done again, after a roll-back
             partial.rename(final)
             fsync_folder(self.folder)

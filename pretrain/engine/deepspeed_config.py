@@ -259,6 +259,11 @@ def _unfit_optimizer(config: RunConfig, zero: dict[str, Any]) -> Iterator[str]:
             "optimizer.name: muon orthogonalises whole weights, adapters are none; take adamw or lion with "
             "model.lora"
         )
+    if config.training.precision == "fp16":
+        yield (
+            "training.precision: muon's momentum would be that of gradients scaled by fp16's changing loss scale; "
+            "take bf16"
+        )
     if config.training.gradient_clipping:
         yield (
             f"training.gradient_clipping: found {config.training.gradient_clipping}; with optimizer.name "

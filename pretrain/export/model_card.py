@@ -7,7 +7,7 @@ import datetime
 import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -114,17 +114,7 @@ def read_facts(
 ) -> CardFacts:
     """What the run's folder and its shard sets say about the model of `checkpoint`."""
     step = int(state.get("step", 0))
-    lines = read_metrics(config.run) if (config.run / METRICS).exists() else []
-    lines = [line for line in lines if line["step"] <= step]
-    steps = [line for line in lines if "loss" in line]
-    losses = [line["loss"] for line in steps if line["loss"] is not None]
-    seen: Counter[str] = Counter()
-    for line in steps:
-        seen.update(line["rows"])
-    validation: dict[str, Any] = next(
-        (line["validation"] for line in lines[::-1] if "validation" in line), {}
-    )
-    epochs = steps[-1]["epochs"] if steps else {}
+    told = _told(config.run, step)
     saved = None
     if checkpoint:
         written = (checkpoint / MANIFEST).stat().st_mtime
@@ -142,17 +132,45 @@ def read_facts(
         tokens=int(state.get("total_tokens", 0)),
         saved=saved,
         sets={
-            name: _set_facts(ShardSet(source.path, whole=False), seen[name], epochs.get(name, 0.0))
+            name: _set_facts(
+                ShardSet(source.path, whole=False), told.sequences[name], told.epochs.get(name, 0.0)
+            )
             for name, source in run.data.train.items()
         },
-        first_loss=losses[0] if losses else None,
-        last_loss=losses[-1] if losses else None,
-        validation=validation,
+        first_loss=told.first_loss,
+        last_loss=told.last_loss,
+        validation=told.validation,
         evaluation=read_evaluation(config.evaluation) if config.evaluation else None,
         config=_without_folders(run.model_dump(mode="json")),
         deepspeed=_without_folders(read_json(config.run / "deepspeed.json")),
         versions={package: version(package) for package in PACKAGES},
     )
+
+
+@dataclass
+class _Told:
+    """What a run's metrics say of the steps up to one."""
+
+    sequences: Counter[str] = field(default_factory=Counter)
+    epochs: Mapping[str, float] = field(default_factory=dict)
+    first_loss: float | None = None
+    last_loss: float | None = None
+    validation: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _told(run: Path, step: int) -> _Told:
+    told = _Told()
+    for line in read_metrics(run) if (run / METRICS).exists() else ():
+        if line["step"] > step:
+            continue
+        if "loss" in line:
+            told.sequences.update(line["rows"])
+            told.epochs = line["epochs"]
+            if line["loss"] is not None:
+                told.last_loss = line["loss"]
+                told.first_loss = line["loss"] if told.first_loss is None else told.first_loss
+        told.validation = line.get("validation", told.validation)
+    return told
 
 
 def _set_facts(shards: ShardSet, sequences_seen: int, epochs: float) -> SetFacts:

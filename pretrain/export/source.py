@@ -23,6 +23,7 @@ def source_of(config: ExportConfig) -> tuple[RunConfig, Path | None]:
             f"run: {config.run} holds no config.yaml; give the folder of a training run"
         )
     run = load_config(RunConfig, config.run / "config.yaml")
+    run = run.model_copy(update={"run": config.run})  # which may have been moved
     if config.step == 0:
         return run, None
     folder = config.run / "checkpoints"

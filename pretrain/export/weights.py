@@ -9,9 +9,11 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 from transformers.pytorch_utils import Conv1D
 
 from data_prep.errors import DataError
+from data_prep.files import read_json
 from data_prep.shards.reader import ShardSet
 from data_prep.tokenizer.extension import Extension
-from pretrain.checkpoints.names import name_of, saved_steps
+from pretrain.checkpoints.branch import identity
+from pretrain.checkpoints.names import MANIFEST, STATE, name_of, saved_steps
 from pretrain.config import Lora, RunConfig
 from pretrain.export.lazy_weights import LazyTensor, checkpoint_weights, folder_weights, of_tensor
 from pretrain.model.base_model import local_folder
@@ -89,13 +91,21 @@ def _before_training(run: RunConfig, model: Any, shards: ShardSet) -> dict[str, 
     """What the run began with: the base model, another run's checkpoint, or a fresh draw."""
     if run.model.branch:
         branch = run.model.branch
-        folder = branch.run / "checkpoints"
-        steps = [branch.step] if branch.step else saved_steps(folder)
-        if not steps or not (folder / name_of(steps[0])).is_dir():
+        own = saved_steps(run.run / "checkpoints")
+        if not own:
             raise DataError(
-                f"model.branch: {branch.run} no longer has the checkpoint that this run began with"
+                f"step: {run.run} has no checkpoint yet, and with it no record of that of {branch.run} it "
+                "began with; export that run"
             )
-        return checkpoint_weights(folder / name_of(steps[0]))
+        state = read_json(run.run / "checkpoints" / name_of(own[0]) / STATE)
+        recorded = state["decisive"]["branch"]
+        source = branch.run / "checkpoints" / name_of(recorded["step"])
+        if not (source / MANIFEST).exists() or identity(source) != recorded:
+            raise DataError(
+                f"model.branch: {branch.run} no longer has the checkpoint of step {recorded['step']}, which "
+                "this run began with"
+            )
+        return checkpoint_weights(source)
     if run.model.path is None:
         torch.manual_seed(run.seed)
         drawn = AutoModelForCausalLM.from_config(model.config, dtype=torch.float32)

@@ -44,7 +44,8 @@ def check_tasks(settings: Tasks) -> None:
     except Exception as error:  # data sets have many ways not to be there
         reason = " ".join(str(error).split())
         raise ConfigError(
-            f"tasks.names: the data of {', '.join(settings.names)} cannot be had: {reason}"
+            f"tasks.names: the data of {', '.join(settings.names)} cannot be had"
+            f"{'' if settings.online else ' from the cache (tasks.online: true would fetch it)'}: {reason}"
         ) from error
     for name, task in tasks.items():
         kind = task.get_config("output_type")

@@ -12,14 +12,32 @@ from pretrain.plan import Plan
 if TYPE_CHECKING:
     from pretrain.engine.engine import Engine
 
+ASK_EVERY = 8  # batches: a GPU is waited for each time
+
 
 def validate(
-    engine: "Engine", config: RunConfig, plan: Plan, ranks: Ranks, beat: Callable[[], None]
-) -> dict[str, dict[str, Any]]:
+    engine: "Engine",
+    config: RunConfig,
+    plan: Plan,
+    ranks: Ranks,
+    beat: Callable[[], None],
+    to_stop: Callable[[], bool],
+) -> dict[str, dict[str, Any]] | None:
     """Of each source loss (nats a token), perplexity and tokens; called by all ranks at once.
 
-    `beat` is called before each batch.
+    `beat` is called before each batch, `to_stop` now and then: the same for all ranks; None where it says so.
     """
+    stopped = False
+
+    def watched(batches: Iterable[Any]) -> Iterator[Any]:
+        nonlocal stopped
+        for number, batch in enumerate(batches):
+            beat()
+            stopped = number % ASK_EVERY == 0 and to_stop()
+            if stopped:
+                return
+            yield batch
+
     results: dict[str, dict[str, Any]] = {}
     for name, shards in plan.validation.items():
         batches = validation_batches(
@@ -30,15 +48,11 @@ def validate(
             config.data.attention,
             limit=config.training.validation_sequences,
         )
-        loss, tokens = engine.evaluate(_beating(batches, beat))
+        loss, tokens = engine.evaluate(watched(batches))
+        if stopped:
+            return None
         results[name] = {"loss": loss, "perplexity": _perplexity(loss), "tokens": tokens}
     return results
-
-
-def _beating(batches: Iterable[Any], beat: Callable[[], None]) -> Iterator[Any]:
-    for batch in batches:
-        beat()
-        yield batch
 
 
 def _perplexity(loss: float) -> float:

@@ -10,7 +10,7 @@ from pretrain.config import RunConfig
 from pretrain.ledger import Entry, as_json, write_ledger
 from pretrain.run_folder import write_status
 from pretrain.watch import display
-from pretrain.watch.metrics import Metrics, roll_back
+from pretrain.watch.metrics import Metrics, read_metrics, roll_back
 
 
 class Reporter:
@@ -59,6 +59,12 @@ class Reporter:
             return
         with display.training_display(self.folder.name, step, self.steps) as self._display:
             yield
+
+    def told(self, step: int) -> set[str]:
+        """The keys of all lines of `step` so far, on the rank that speaks."""
+        if not self.speaks:
+            return set()
+        return {key for line in read_metrics(self.folder) if line["step"] == step for key in line}
 
     def write(self, line: dict[str, Any]) -> None:
         """A line of metrics.jsonl; `step` is in it."""
@@ -109,6 +115,12 @@ class Reporter:
         if self.speaks:
             write_status(self.folder, "running", step)
         self.say(f"step {step}  checkpoint {name} ({seconds:.1f} s)")
+        minutes, limit = 3 * seconds / 60, self.config.timeout_minutes
+        if minutes > limit:
+            self.say(
+                f"warning: ranks wait for each other while saving, at most timeout_minutes ({limit:g}); raise it "
+                f"to {minutes:.0f}, three times what this took"
+            )
 
     def finish(self, state: str, step: int, code: int, reason: str) -> None:
         self.sync()

@@ -8,6 +8,7 @@ import torch
 from transformers import PretrainedConfig
 
 from pretrain.config import RunConfig
+from pretrain.model.attention import BY_BORDERS
 from pretrain.model.build import parameter_count
 from pretrain.order.share import rank_share
 from pretrain.plan import Plan, rows_of_epoch
@@ -94,7 +95,7 @@ def report_facts(
         "time to go": _time(left, built.speed),
         "attention": f"stays inside each {config.data.attention} (tested on this model), "
         f"{built.attention}",
-        "dropout": "seeded by step and rank: only the same number of ranks draws it alike"
+        "dropout": "seeded by step and rank: other ranks or micro-batches draw it otherwise"
         if _has_dropout(config, built.model)
         else "none",
         "free disk": f"{shutil.disk_usage(config.run).free / 1e9:,.1f} GB",
@@ -131,6 +132,12 @@ def report_warnings(config: RunConfig, plan: Plan, built: Built, step: int) -> l
         lines.append(
             f"warning: guard.hang_minutes is {hang:g}, but a collective operation fails after "
             f"timeout_minutes, {config.timeout_minutes:g}: without stacks and as an error; make it the larger"
+        )
+    if built.device_memory is not None and built.attention not in BY_BORDERS:
+        length = plan.manifest.sequence_length
+        lines.append(
+            f"warning: attention by {built.attention} makes a mask of {length} x {length} for each sequence; "
+            "model.implementation: varlen needs none, or says what is in its way"
         )
     if built.speed.peak is None and built.device_memory is not None:
         lines.append(

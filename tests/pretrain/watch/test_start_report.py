@@ -10,7 +10,6 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from pretrain.config import RunConfig
-from pretrain.ledger import SkipEntry
 from pretrain.plan import Plan, make_plan
 from pretrain.watch.display import Pace, clock
 from pretrain.watch.flops import Speed
@@ -71,7 +70,7 @@ def test_without_a_known_peak_no_time_is_made_up(tmp_path, sets):
 def test_what_will_not_fit_is_said_before_the_first_step(tmp_path, sets):
     config, plan = planned(tmp_path, sets)
     speed = Speed(1.0, 1.0)
-    card = {"device": "NVIDIA A10", "speed": speed}
+    card = {"device": "NVIDIA A10", "speed": speed, "attention": "varlen"}
     needed = sum(built(config, plan).memory.device.values())
     fits = built(config, plan, device_memory=needed, **card)
     assert report_warnings(config, plan, fits, 0) == []
@@ -110,9 +109,18 @@ def test_a_phase_that_never_begins_is_warned_of(tmp_path, sets):
     assert line.startswith(f"warning: phases[1].from_step is {plan.steps}, and the run ends")
 
 
+def test_a_mask_on_a_gpu_is_warned_of(tmp_path, sets):
+    config, plan = planned(tmp_path, sets)
+    card: dict[str, Any] = {"device_memory": 10**12, "speed": Speed(1.0, 1.0)}
+    (line,) = report_warnings(config, plan, built(config, plan, attention="sdpa", **card), 0)
+    assert line.startswith(f"warning: attention by sdpa makes a mask of {LENGTH} x {LENGTH}")
+    assert report_warnings(config, plan, built(config, plan, attention="varlen", **card), 0) == []
+
+
 def test_a_card_of_unknown_peak_is_named_once(tmp_path, sets):
     config, plan = planned(tmp_path, sets)
-    unknown = built(config, plan, device="Some Card", device_memory=10**12)
+    card: dict[str, Any] = {"device": "Some Card", "device_memory": 10**12}
+    unknown = built(config, plan, attention="varlen", **card)
     (line,) = report_warnings(config, plan, unknown, 0)
     assert line.startswith("the peak of Some Card in fp32 is not known here")
 
@@ -135,6 +143,7 @@ def line_of(plan: Plan, step: int, speed: Speed, **changes: Any) -> dict[str, An
         trained_tokens=100,
         total_tokens=300,
         rows={"a": 2, "b": 2},
+        sequences={"a": 7, "b": 5},
         memory=5 * 10**8,
         overflows=3,
     )
@@ -150,7 +159,7 @@ def test_a_steps_line_adds_up(tmp_path, sets):
     assert line["model_flops_per_second"] == LENGTH * 1e6
     assert line["mfu"] == 0.5
     assert line["memory_gb"] == 0.5
-    assert sum(line["tokens"].values()) == 3 * 4 * LENGTH
+    assert line["tokens"] == {"a": 7 * LENGTH, "b": 5 * LENGTH}
     assert not {"z_loss", "loss_scale", "overflows"} & set(line)
     assert "mfu" not in line_of(plan, 3, Speed(1e6, None))
     assert "model_flops_per_second" not in line_of(plan, 3, Speed(None, None))
@@ -160,16 +169,6 @@ def test_fp16_and_the_z_loss_have_their_keys(tmp_path, sets):
     _, plan = planned(tmp_path, sets)
     line = line_of(plan, 1, Speed(None, None), z_loss=0.01, loss_scale=1024.0)
     assert (line["z_loss"], line["loss_scale"], line["overflows"]) == (0.01, 1024.0, 3)
-
-
-def test_tokens_by_source_count_the_batches_and_nothing_that_was_skipped(tmp_path, sets):
-    config, plan = planned(tmp_path, sets, phases=[{"from_step": 4, "weights": {"b": 1}}])
-    plan = plan.with_ledger(config, [plan.ledger[0], SkipEntry(2, 5, "…"), *plan.ledger[1:]])
-    names = list(sets)
-    for step in range(1, 7):
-        rows = [int(source) for done in range(step) for source in plan.order.batch(done).source]
-        expected = {name: rows.count(names.index(name)) * LENGTH for name in names}
-        assert line_of(plan, step, Speed(None, None))["tokens"] == expected
 
 
 def test_the_time_left_follows_the_last_steps_and_what_lay_between(tmp_path):
