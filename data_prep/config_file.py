@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -45,9 +45,10 @@ def load_config(model: type[Model], path: Path | None, overrides: Sequence[str] 
     Raises ConfigError listing every fault, each with its key and, for a misspelt key, the nearest one.
     """
     values = _read(path) if path is not None else {}
-    for key, value in parse_overrides(overrides):
+    pairs = parse_overrides(overrides)
+    for key, value in pairs:
         _set(values, key, value)
-    return validate(model, values, str(path or "command line"))
+    return validate(model, values, str(path or "command line"), {key for key, _ in pairs})
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -67,13 +68,22 @@ def _read(path: Path) -> dict[str, Any]:
     return values
 
 
-def validate(model: type[Model], values: dict[str, Any], origin: str) -> Model:
-    """Check plain values against the config type; ConfigError lists every fault."""
+def validate(
+    model: type[Model], values: dict[str, Any], origin: str, overridden: Collection[str] = ()
+) -> Model:
+    """Check plain values against the config type; ConfigError lists every fault, with where its value is from:
+    `origin`, or the command line for keys in `overridden`."""
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        faults = [_describe(model, dict(fault)) for fault in error.errors()]
-        raise ConfigError("\n".join(f"{origin}: {fault}" for fault in faults)) from error
+        lines = []
+        for fault in error.errors():
+            keys = [
+                ".".join(map(str, fault["loc"][:size])) for size in range(len(fault["loc"]) + 1)
+            ]
+            place = origin if set(keys).isdisjoint(overridden) else "command line"
+            lines.append(f"{place}: {_describe(model, dict(fault))}")
+        raise ConfigError("\n".join(lines)) from error
 
 
 def parse_overrides(arguments: Sequence[str]) -> list[tuple[str, Any]]:

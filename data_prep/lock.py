@@ -5,6 +5,7 @@ import json
 import os
 import socket
 import struct
+import sys
 import time
 from pathlib import Path
 from typing import IO, Any
@@ -30,13 +31,18 @@ class FolderLock:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         stream = self.path.open("a+")
         deadline = time.monotonic() + wait_s
+        waiting = False
         while True:
             try:
                 fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except OSError:
                 if time.monotonic() >= deadline:
-                    raise DataError(self._refusal(wait_s)) from None
+                    told = f"waited {wait_s:.0f} s); stop it, or choose another folder"
+                    raise DataError(f"{self._holder()} ({told}") from None
+                if not waiting:
+                    print(f"{self._holder()}: waiting {wait_s:.0f} s for it", file=sys.stderr)
+                    waiting = True
                 time.sleep(min(1.0, wait_s))
         stream.seek(0)
         stream.truncate()
@@ -48,7 +54,7 @@ class FolderLock:
     def held(self) -> bool:
         return self._stream is not None
 
-    def _refusal(self, wait_s: float) -> str:
+    def _holder(self) -> str:
         try:
             holder = json.loads(self.path.read_text())
         except (OSError, ValueError):
@@ -56,7 +62,7 @@ class FolderLock:
         job = f", job {holder['job']}" if holder.get("job") else ""
         return (
             f"{self.field}: {self.path.parent} is in use by process {holder.get('pid', '?')} on "
-            f"{holder.get('host', '?')}{job} (waited {wait_s:.0f} s); stop it, or choose another folder"
+            f"{holder.get('host', '?')}{job}"
         )
 
 

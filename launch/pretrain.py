@@ -2,7 +2,7 @@
 
 deepspeed launch/pretrain.py --config configs/recipe/demo-pretrain.yaml
 deepspeed --num_gpus 2 launch/pretrain.py --config FILE --training.steps 100     two ranks, on CPU, too
-torchrun --nproc_per_node 8 launch/pretrain.py --config FILE
+torchrun --nproc_per_node 8 -- launch/pretrain.py --config FILE      -- : or torchrun takes --run for its own
 """
 
 import sys

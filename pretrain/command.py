@@ -8,7 +8,7 @@ import contextlib
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from data_prep.config_file import load_config, split_command_line
 from data_prep.errors import ConfigError, exit_code, explain
@@ -38,6 +38,7 @@ def main(name: str, arguments: list[str]) -> int:
     rank = int(os.environ.get("RANK", "0"))
     lock: FolderLock | None = None
     config: RunConfig | None = None
+    status: dict[str, Any] = {}
     try:
         path, overrides = split_command_line(arguments)
         if path is None:
@@ -66,6 +67,7 @@ def main(name: str, arguments: list[str]) -> int:
         if rank == 0:
             lock = FolderLock(config.run, "run")
             lock.acquire(LOCK_WAIT_S)
+            status = read_status(config.run)  # of whoever held it meanwhile
             write_status(config.run, "running", status.get("step", 0))
         if config.tasks:
             from pretrain.scoring.task_scores import check_tasks
@@ -81,7 +83,7 @@ def main(name: str, arguments: list[str]) -> int:
         if message and _first_to_say(message):
             print(message, file=sys.stderr, flush=True)
         if config is not None and lock is not None and lock.held:
-            _record_failure(config, error, message)
+            _record_failure(config, error, message, status)
         if message is None:
             raise
         return exit_code(error)
@@ -118,6 +120,12 @@ def _explain(error: Exception) -> str | None:
     if isinstance(error, RuntimeError) and (
         type(error).__name__.startswith("Dist") or "gloo" in text or "Connection reset" in text
     ):
+        if "EADDRINUSE" in text:
+            port = os.environ.get("MASTER_PORT", "29500")
+            return (
+                f"the process group: port {port} is taken, by another run on this machine or by what is left of one; "
+                "give another: deepspeed --master_port PORT, torchrun --master-port PORT, or MASTER_PORT=PORT"
+            )
         first = text.splitlines()[0]
         return f"the process group failed ({first}); if another rank ended, its message says why"
     if isinstance(error, ImportError) and "flash" in text:
@@ -125,9 +133,15 @@ def _explain(error: Exception) -> str | None:
     return None
 
 
-def _record_failure(config: RunConfig, error: Exception, message: str | None) -> None:
+def _record_failure(
+    config: RunConfig, error: Exception, message: str | None, before: dict[str, Any]
+) -> None:
+    """Write down how the start has failed; a finished run whose start was refused stays finished."""
     # A full disk must not hide what has been said.
     with contextlib.suppress(OSError):
+        if before.get("state") == "done" and exit_code(error) == ConfigError.exit_code:
+            write_status(config.run, "done", before["step"], before["code"], before["reason"])
+            return
         step = read_status(config.run).get("step", 0)
         reason = message or f"{type(error).__name__}: {error}"
         write_status(config.run, "failed", step, exit_code(error), reason)

@@ -59,8 +59,8 @@ class Model(Section):
         for key in ("lora", "freeze"):
             if getattr(self, key) and self.path is None:
                 raise ValueError(
-                    f"{key} leaves weights as they are in an existing model: give path (of a run: "
-                    "launch/export.py makes the folder)"
+                    f"{key} trains part of a model that exists: give its folder as path, in place of config or "
+                    "branch (launch/export.py makes one of a run)"
                 )
         if self.lora and self.freeze:
             raise ValueError("lora freezes the whole model: leave freeze out")

@@ -14,6 +14,7 @@ from data_prep.errors import ConfigError, DataError
 from data_prep.files import read_json, write_json
 from data_prep.lock import identity
 
+DERIVED = ("order",)  # pretrain/plan.py: a hash of seed, shard sets, batch and the like
 LOCK_WAIT_S = 60.0  # ranks of a killed run may take this long to die
 
 
@@ -45,12 +46,10 @@ def read_status(folder: Path) -> dict[str, Any]:
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """One line for each setting that changed."""
-    return [
-        f"{key}: was {before.get(key)!r}, is {now.get(key)!r}"
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key)
-    ]
+    """One line for each setting that changed; hashes that follow from others only where none did."""
+    keys = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+    telling = [key for key in keys if key not in DERIVED] or keys
+    return [f"{key}: was {before.get(key)!r}, is {now.get(key)!r}" for key in telling]
 
 
 def refuse_changes(changes: list[str], folder: Path) -> None:

@@ -195,7 +195,7 @@ class Trainer:
         rolled_back = self.reporter.start(
             plan.deepspeed_settings, plan.ledger, facts, self.saved_step
         )
-        self.reporter.say(*report_warnings(config, plan, built, self.step))
+        self.reporter.say(*report_warnings(config, plan, built, world, self.step))
         if state:
             event = {"step": self.step, "event": "resumed", "from_ranks": state["world"]}
             event |= {"ranks": world, "rolled_back": rolled_back, "changes": changes}

@@ -47,13 +47,15 @@ def check_branch(config: RunConfig) -> None:
 
 
 def _candidates(branch: Branch) -> list[int]:
-    """The steps that may be begun with, best first; DataError where there is none."""
+    """The steps that may be begun with, best first; ConfigError where the one named is none, DataError
+    where there is none yet."""
     steps = saved_steps(branch.run / "checkpoints")
     wanted = [step for step in steps if branch.step in (None, step)]
     if not wanted:
         there = f"there are {', '.join(map(str, reversed(steps)))}" if steps else "it has none yet"
         of_step = f" of step {branch.step}" if branch.step else ""
-        raise DataError(f"model.branch: {branch.run} has no whole checkpoint{of_step}; {there}")
+        error = ConfigError if steps else DataError
+        raise error(f"model.branch: {branch.run} has no whole checkpoint{of_step}; {there}")
     return wanted
 
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from data_prep.errors import ConfigError, DataError
+from data_prep.errors import ConfigError
 from data_prep.files import digest, sha256_file
 
 # The hub's cache names what it stores in large files by their sha256, and links to it.
@@ -44,7 +44,7 @@ def file_hashes(folder: Path, part: int = 0, parts: int = 1) -> dict[str, str]:
     """
     weights = [*folder.glob("*.safetensors"), *folder.glob("*.bin")]
     if not weights or not (folder / "config.json").exists():
-        raise DataError(
+        raise ConfigError(
             f"model.path: {folder}: found no config.json with weights (*.safetensors); give a model's folder"
         )
     # By size, so that nobody gets many of the large ones.

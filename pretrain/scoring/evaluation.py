@@ -202,7 +202,10 @@ def resolve_tasks(names: Sequence[str]) -> tuple[list[Any], TaskManager]:
     try:
         manager = chosen.process_tasks()
     except ValueError as error:
-        raise ConfigError(f"tasks: {' '.join(str(error).split())}") from error
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"tasks: {reason}; lm-eval ls tasks lists those it has, a path to a YAML file adds one"
+        ) from error
     return list(chosen.tasks), manager
 
 

@@ -103,7 +103,9 @@ def report_facts(
     }
 
 
-def report_warnings(config: RunConfig, plan: Plan, built: Built, step: int) -> list[str]:
+def report_warnings(
+    config: RunConfig, plan: Plan, built: Built, ranks: int, step: int
+) -> list[str]:
     """A line for each thing that may come to disappoint."""
     lines = []
     needed = sum(built.memory.device.values())
@@ -118,8 +120,21 @@ def report_warnings(config: RunConfig, plan: Plan, built: Built, step: int) -> l
     if goes_on and tokens < LEAST_BATCH_TOKENS:
         lines.append(
             f"warning: {tokens:,} tokens a step are few to go on with a model, which may forget what it "
-            f"knew; raise training.global_batch to {LEAST_BATCH_TOKENS:,} tokens, or watch a validation set "
-            "of general text"
+            f"knew; raise training.global_batch to {-(-LEAST_BATCH_TOKENS // plan.manifest.sequence_length):,} "
+            f"sequences ({LEAST_BATCH_TOKENS:,} tokens), or watch a validation set of general text"
+        )
+    batch, there = plan.order.global_batch_at(step), sum(map(rows_of_epoch, plan.train.values()))
+    if batch > there:
+        lines.append(
+            f"warning: a step reads {batch:,} sequences, and data.train has {there:,}: each is read several "
+            "times a step; lower training.global_batch, or give more"
+        )
+    zero = plan.deepspeed_settings["zero_optimization"]
+    hpz = zero.get("zero_hpz_partition_size", 1)
+    if hpz > 1 and hpz >= ranks:
+        lines.append(
+            f"warning: zero_hpz_partition_size is {hpz}, and there are {ranks} ranks: plain ZeRO-3, with a second "
+            "copy of the weights; set it to the GPUs of a node, or take zero3.json"
         )
     lines += [
         f"warning: phases[{place}].from_step is {phase.from_step}, and the run ends after {plan.steps} steps: "

@@ -67,7 +67,7 @@ def test_ranks_that_would_read_other_shards_are_refused(values, sets, tmp_path):
     told = "".join(process.communicate(timeout=120)[1] for process in ranks)
     assert [process.returncode for process in ranks] == [1, 1]
     assert "Traceback" not in told
-    assert told.count("rank 1 would train on something else than rank 0 (order: was") == 1
+    assert told.count("rank 1 would train on something else than rank 0 (shards: was") == 1
 
 
 def test_a_shard_changed_by_one_byte_is_named(values, sets, tmp_path):

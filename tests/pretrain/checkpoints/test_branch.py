@@ -83,10 +83,10 @@ def test_the_newest_whole_checkpoint_is_taken_and_the_source_is_left_as_it_is(co
 def test_a_checkpoint_that_the_source_has_removed_is_one_line_that_lists_what_there_is(
     copied, alone, tmp_path
 ):
-    with pytest.raises(DataError, match=r"no whole checkpoint of step 5; there are 3, 4$"):
+    with pytest.raises(ConfigError, match=r"no whole checkpoint of step 5; there are 3, 4$"):
         check_branch(config(tmp_path / "new", copied, step=5))
     shutil.rmtree(copied / "checkpoints/step-00000003")
-    with pytest.raises(DataError, match=r"no whole checkpoint of step 3; there are 4$"):
+    with pytest.raises(ConfigError, match=r"no whole checkpoint of step 3; there are 4$"):
         find_source(Branch(run=copied, step=3), alone)
     shutil.rmtree(copied / "checkpoints/step-00000004")
     with pytest.raises(DataError, match=r"no whole checkpoint; it has none yet$"):

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from pretrain.config import RunConfig
-from pretrain.plan import Plan, make_plan
+from pretrain.plan import Plan, make_plan, rows_of_epoch
 from pretrain.watch.display import Pace, clock
 from pretrain.watch.flops import Speed
 from pretrain.watch.start_report import Built, look_at, report_facts, report_warnings
@@ -73,9 +73,9 @@ def test_what_will_not_fit_is_said_before_the_first_step(tmp_path, sets):
     card = {"device": "NVIDIA A10", "speed": speed, "attention": "varlen"}
     needed = sum(built(config, plan).memory.device.values())
     fits = built(config, plan, device_memory=needed, **card)
-    assert report_warnings(config, plan, fits, 0) == []
+    assert report_warnings(config, plan, fits, 2, 0) == []
     (line,) = report_warnings(
-        config, plan, built(config, plan, device_memory=needed - 1, **card), 0
+        config, plan, built(config, plan, device_memory=needed - 1, **card), 2, 0
     )
     assert line.startswith("warning: a rank needs about ")
     assert "its NVIDIA A10 has " in line
@@ -85,16 +85,34 @@ def test_few_tokens_a_step_are_warned_of_where_a_model_is_gone_on_with(tmp_path,
     (tmp_path / "base").mkdir()
     changes: dict[str, Any] = {"model": {"path": str(tmp_path / "base")}}
     config, plan = planned(tmp_path, sets, **changes)
-    (line,) = report_warnings(config, plan, built(config, plan), 0)
+    (line,) = report_warnings(config, plan, built(config, plan), 2, 0)
     assert line.startswith("warning: 128 tokens a step are few to go on with a model")
     enough = -(-250_000 // LENGTH)
     config, plan = planned(tmp_path, sets, training__global_batch=enough, **changes)
-    assert report_warnings(config, plan, built(config, plan), 0) == []
+    warnings = report_warnings(config, plan, built(config, plan), 2, 0)
+    assert not any("are few to" in line for line in warnings)
+
+
+def test_a_batch_larger_than_its_data_and_a_group_of_all_ranks_are_warned_of(tmp_path, sets):
+    config, plan = planned(tmp_path, sets)
+    there = sum(map(rows_of_epoch, plan.train.values()))
+    config, plan = planned(tmp_path, sets, training__global_batch=there)
+    assert report_warnings(config, plan, built(config, plan), 2, 0) == []
+    config, plan = planned(
+        tmp_path,
+        sets,
+        training__global_batch=there + 1,
+        deepspeed=str(tiny.ROOT / "configs/deepspeed/zero3-hpz.json"),
+    )
+    first, second = report_warnings(config, plan, built(config, plan), 2, 0)
+    assert first.startswith(f"warning: a step reads {there + 1} sequences")
+    assert second.startswith("warning: zero_hpz_partition_size is 8, and there are 2 ranks")
+    assert len(report_warnings(config, plan, built(config, plan), 16, 0)) == 1
 
 
 def test_a_hang_that_the_process_group_would_meet_first_is_warned_of(tmp_path, sets):
     config, plan = planned(tmp_path, sets, guard={"hang_minutes": 30}, timeout_minutes=30)
-    (line,) = report_warnings(config, plan, built(config, plan), 0)
+    (line,) = report_warnings(config, plan, built(config, plan), 2, 0)
     assert line.startswith("warning: guard.hang_minutes is 30")
 
 
@@ -105,23 +123,25 @@ def test_a_phase_that_never_begins_is_warned_of(tmp_path, sets):
         {"from_step": plan.steps, "global_batch": 8},
     ]
     config, plan = planned(tmp_path, sets, phases=phases)
-    (line,) = report_warnings(config, plan, built(config, plan), 0)
+    (line,) = report_warnings(config, plan, built(config, plan), 2, 0)
     assert line.startswith(f"warning: phases[1].from_step is {plan.steps}, and the run ends")
 
 
 def test_a_mask_on_a_gpu_is_warned_of(tmp_path, sets):
     config, plan = planned(tmp_path, sets)
     card: dict[str, Any] = {"device_memory": 10**12, "speed": Speed(1.0, 1.0)}
-    (line,) = report_warnings(config, plan, built(config, plan, attention="sdpa", **card), 0)
+    (line,) = report_warnings(config, plan, built(config, plan, attention="sdpa", **card), 2, 0)
     assert line.startswith(f"warning: attention by sdpa makes a mask of {LENGTH} x {LENGTH}")
-    assert report_warnings(config, plan, built(config, plan, attention="varlen", **card), 0) == []
+    assert (
+        report_warnings(config, plan, built(config, plan, attention="varlen", **card), 2, 0) == []
+    )
 
 
 def test_a_card_of_unknown_peak_is_named_once(tmp_path, sets):
     config, plan = planned(tmp_path, sets)
     card: dict[str, Any] = {"device": "Some Card", "device_memory": 10**12}
     unknown = built(config, plan, attention="varlen", **card)
-    (line,) = report_warnings(config, plan, unknown, 0)
+    (line,) = report_warnings(config, plan, unknown, 2, 0)
     assert line.startswith("the peak of Some Card in fp32 is not known here")
 
 
