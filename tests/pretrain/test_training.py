@@ -16,21 +16,8 @@ from pretrain.ledger import PhaseEntry
 from pretrain.order.order import Order, SourceRows
 from tests import tiny
 from tests.pretrain.conftest import STEPS
+from tests.pretrain.plain import documents_of_step
 from tests.runs import copy_up_to
-
-
-def documents_of_step(order: Order, sets: list[ShardSet], step: int) -> list[np.ndarray]:
-    """Every document piece of a step's batch, as its own array of tokens."""
-    rows = order.batch(step)
-    pieces = []
-    for source, group, row in zip(rows.source, rows.group, rows.row, strict=True):
-        content = sets[source].read(int(group))
-        column = 0
-        for piece in range(content.starts[row], content.starts[row + 1]):
-            length = int(content.lengths[piece])
-            pieces.append(content.tokens[row, column : column + length].astype(np.int64))
-            column += length
-    return pieces
 
 
 def plain_loop(base: Path, sets: list[ShardSet], steps: int) -> tuple[list[float], dict]:
