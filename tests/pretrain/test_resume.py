@@ -89,34 +89,33 @@ def test_a_second_run_in_the_folder_is_refused_and_costs_the_first_nothing(
     tiny.kill(ranks, signal.SIGSTOP)  # or it might be done before the second one asks
     stats = [Path(f"/proc/{pid}/stat") for pid in ranks]
     tiny.wait_for(lambda: all(") T " in stat.read_text() for stat in stats))
-    told, written = status(run), (run / "metrics.jsonl").read_bytes()
-
+    before = status(run), (run / "metrics.jsonl").read_bytes()
     # launch/pretrain.py itself, but that it waits for a second instead of a minute.
     impatient = (
         "import runpy; from pretrain import run_folder; run_folder.LOCK_WAIT_S = 1.0\n"
         "runpy.run_path('launch/pretrain.py', run_name='__main__')"
     )
-    second = subprocess.run(
-        [sys.executable, "-c", impatient, "--config", str(config)],
-        cwd=tiny.ROOT,
-        env=tiny.ENVIRONMENT | {"MASTER_PORT": str(tiny.free_port())},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert second.returncode == 1
-    assert "Traceback" not in second.stderr
-    refusals = [line for line in second.stderr.splitlines() if "in use" in line]
-    host = socket.gethostname()
-    assert refusals == [
-        f"run: {run} is in use by process {ranks[0]} on {host} (waited 1 s); stop it, or choose another folder"
-    ]
-    assert (status(run), (run / "metrics.jsonl").read_bytes()) == (told, written)
-
-    tiny.kill(ranks, signal.SIGCONT)
+    try:
+        second = subprocess.run(
+            [sys.executable, "-c", impatient, "--config", str(config)],
+            cwd=tiny.ROOT,
+            env=tiny.ENVIRONMENT | {"MASTER_PORT": str(tiny.free_port())},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        after = status(run), (run / "metrics.jsonl").read_bytes()
+    finally:
+        tiny.kill(ranks, signal.SIGCONT)
     first.communicate(timeout=120)
     tiny.wait_for(lambda: not tiny.rank_processes(config))
+
+    assert second.returncode == 1, second.stderr[-3000:]
+    refusal = f"run: {run} is in use by process {ranks[0]} on {socket.gethostname()} (waited 1 s)"
+    assert second.stderr.splitlines()[-1] == f"{refusal}; stop it, or choose another folder"
+    assert "Traceback" not in second.stderr
+    assert after == before
     assert (first.returncode, status(run)["state"]) == (0, "done")
     assert tiny.losses(run) == tiny.losses(uninterrupted)
     assert not (run / "metrics.rolled-back.jsonl").exists()
