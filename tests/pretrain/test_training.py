@@ -17,6 +17,7 @@ from pretrain.order.order import Order, SourceRows
 from tests import tiny
 from tests.pretrain.conftest import STEPS
 from tests.pretrain.plain import documents_of_step
+from tests.ranks import end, start
 from tests.runs import copy_up_to
 
 
@@ -92,3 +93,15 @@ def test_a_run_goes_on_with_the_same_losses_on_another_number_of_ranks(
     assert [(line["step"], line["from_ranks"], line["ranks"]) for line in resumed] == [
         (10, 2, ranks)
     ]
+
+
+def test_deterministic_changes_no_loss_and_timeout_minutes_is_the_process_groups(
+    uninterrupted, values, tmp_path
+):
+    run, found = tmp_path / "run", tmp_path / "found.json"
+    changes = {"training__deterministic": True, "timeout_minutes": 7.5}
+    config = tiny.write_config(tmp_path / "run.yaml", values(run, **changes))
+    command = ["-m", "tests.pretrain.settings_of_a_run", str(found), "--config", str(config)]
+    end(start(command, 2))
+    assert json.loads(found.read_text()) == {"deterministic": True, "timeout_s": 450}
+    assert tiny.losses(run) == tiny.losses(uninterrupted)
