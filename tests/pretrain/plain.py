@@ -4,10 +4,13 @@ import itertools
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
+from data_prep.shards.reader import ShardSet
 from pretrain.data.batch import IGNORED
+from pretrain.order.order import Order
 
 Document = tuple[torch.Tensor, torch.Tensor]  # tokens (n,), labels (n,)
 
@@ -59,3 +62,17 @@ def plain_losses(
 def rates(peak: float = 5e-3) -> Iterable[float]:
     """A learning rate that changes with every step."""
     return (peak * (1 + step % 3) / 3 for step in itertools.count())
+
+
+def documents_of_step(order: Order, sets: list[ShardSet], step: int) -> list[np.ndarray]:
+    """Every document piece of a step's batch, as its own array of tokens."""
+    rows = order.batch(step)
+    pieces = []
+    for source, group, row in zip(rows.source, rows.group, rows.row, strict=True):
+        content = sets[source].read(int(group))
+        column = 0
+        for piece in range(content.starts[row], content.starts[row + 1]):
+            length = int(content.lengths[piece])
+            pieces.append(content.tokens[row, column : column + length].astype(np.int64))
+            column += length
+    return pieces

@@ -54,6 +54,25 @@ def test_more_ranks_than_sequences_in_a_step_are_refused(values, tmp_path):
     assert "phases.1.global_batch: 4 ranks share a global batch of 3 sequences" in message
 
 
+def test_a_batch_that_does_not_divide_is_refused_where_require_even_asks(values, tmp_path):
+    """One rank, two rows at once: 5 rows leave one alone, 7 in a phase as well, 6 do not."""
+    even = values(tmp_path / "run", data__require_even=True, training__steps=3, phases=[])
+    config = tiny.write_config(tmp_path / "run.yaml", even)
+    told = "sequences is no multiple of 1 ranks x micro-batches of 2"
+    message = refused(tiny.run_alone(config), 2)
+    assert f"training.global_batch: a global batch of 5 {told}" in message
+    assert not (tmp_path / "run").exists()
+
+    even["training"]["global_batch"] = 6
+    phased = even | {"phases": [{"from_step": 1, "global_batch": 7}]}
+    message = refused(tiny.run_alone(tiny.write_config(config, phased)), 2)
+    assert f"phases.0.global_batch: a global batch of 7 {told}" in message
+
+    ended = tiny.run_alone(tiny.write_config(config, even))
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    assert list(tiny.losses(tmp_path / "run")) == [1, 2, 3]
+
+
 def test_ranks_that_would_read_other_shards_are_refused(values, sets, tmp_path):
     port = str(tiny.free_port())
     ranks = []

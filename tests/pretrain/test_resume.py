@@ -1,14 +1,14 @@
 """Killed, interrupted, started twice: what a run's folder is worth afterwards."""
 
-import os
 import shutil
 import signal
+import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from data_prep.lock import FolderLock
 from tests import tiny
 from tests.pretrain.conftest import STEPS
 from tests.runs import last_step, start, status
@@ -79,31 +79,46 @@ def test_sigterm_to_the_deepspeed_command_leaves_no_orphans(config, tmp_path):
     assert (told["state"], told["code"]) == ("interrupted", 75)
 
 
-def test_a_second_run_in_the_folder_is_refused_until_the_first_is_gone(config, values, tmp_path):
+def test_a_second_run_in_the_folder_is_refused_and_costs_the_first_nothing(
+    config, uninterrupted, tmp_path
+):
     run = tmp_path / "run"
-    held = subprocess.Popen(
-        [
-            tiny.sys.executable,
-            "-c",
-            "import sys, time; sys.path.insert(0, sys.argv[1])\n"
-            "from pathlib import Path; from data_prep.lock import FolderLock\n"
-            "lock = FolderLock(Path(sys.argv[2]), 'run'); lock.acquire(1); print('held', flush=True); time.sleep(300)",
-            str(tiny.ROOT),
-            str(run),
-        ],
-        stdout=subprocess.PIPE,
-        text=True,
+    first = start(config)
+    tiny.wait_for(lambda: last_step(run) >= 6)
+    ranks = tiny.rank_processes(config)
+    tiny.kill(ranks, signal.SIGSTOP)  # or it might be done before the second one asks
+    stats = [Path(f"/proc/{pid}/stat") for pid in ranks]
+    tiny.wait_for(lambda: all(") T " in stat.read_text() for stat in stats))
+    before = status(run), (run / "metrics.jsonl").read_bytes()
+    # launch/pretrain.py itself, but that it waits for a second instead of a minute.
+    impatient = (
+        "import runpy; from pretrain import run_folder; run_folder.LOCK_WAIT_S = 1.0\n"
+        "runpy.run_path('launch/pretrain.py', run_name='__main__')"
     )
-    assert held.stdout is not None
-    assert held.stdout.readline() == "held\n"
-    with pytest.raises(Exception, match=rf"in use by process {held.pid} on .*stop it"):
-        FolderLock(run, "run").acquire(wait_s=0.2)
-    os.kill(held.pid, signal.SIGKILL)
-    held.wait()
-    # The kernel has released the lock: nothing stale keeps the next one out.
-    ended = tiny.run_alone(config, "pretrain", "--training.steps", "4")
-    assert ended.returncode == 0, ended.stderr[-3000:]
-    assert status(run)["state"] == "done"
+    try:
+        second = subprocess.run(
+            [sys.executable, "-c", impatient, "--config", str(config)],
+            cwd=tiny.ROOT,
+            env=tiny.ENVIRONMENT | {"MASTER_PORT": str(tiny.free_port())},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        after = status(run), (run / "metrics.jsonl").read_bytes()
+    finally:
+        tiny.kill(ranks, signal.SIGCONT)
+    first.communicate(timeout=120)
+    tiny.wait_for(lambda: not tiny.rank_processes(config))
+
+    assert second.returncode == 1, second.stderr[-3000:]
+    refusal = f"run: {run} is in use by process {ranks[0]} on {socket.gethostname()} (waited 1 s)"
+    assert second.stderr.splitlines()[-1] == f"{refusal}; stop it, or choose another folder"
+    assert "Traceback" not in second.stderr
+    assert after == before
+    assert (first.returncode, status(run)["state"]) == (0, "done")
+    assert tiny.losses(run) == tiny.losses(uninterrupted)
+    assert not (run / "metrics.rolled-back.jsonl").exists()
 
 
 @pytest.mark.long

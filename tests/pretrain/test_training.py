@@ -16,21 +16,9 @@ from pretrain.ledger import PhaseEntry
 from pretrain.order.order import Order, SourceRows
 from tests import tiny
 from tests.pretrain.conftest import STEPS
+from tests.pretrain.plain import documents_of_step
+from tests.ranks import end, start
 from tests.runs import copy_up_to
-
-
-def documents_of_step(order: Order, sets: list[ShardSet], step: int) -> list[np.ndarray]:
-    """Every document piece of a step's batch, as its own array of tokens."""
-    rows = order.batch(step)
-    pieces = []
-    for source, group, row in zip(rows.source, rows.group, rows.row, strict=True):
-        content = sets[source].read(int(group))
-        column = 0
-        for piece in range(content.starts[row], content.starts[row + 1]):
-            length = int(content.lengths[piece])
-            pieces.append(content.tokens[row, column : column + length].astype(np.int64))
-            column += length
-    return pieces
 
 
 def plain_loop(base: Path, sets: list[ShardSet], steps: int) -> tuple[list[float], dict]:
@@ -105,3 +93,15 @@ def test_a_run_goes_on_with_the_same_losses_on_another_number_of_ranks(
     assert [(line["step"], line["from_ranks"], line["ranks"]) for line in resumed] == [
         (10, 2, ranks)
     ]
+
+
+def test_deterministic_changes_no_loss_and_timeout_minutes_is_the_process_groups(
+    uninterrupted, values, tmp_path
+):
+    run, found = tmp_path / "run", tmp_path / "found.json"
+    changes = {"training__deterministic": True, "timeout_minutes": 7.5}
+    config = tiny.write_config(tmp_path / "run.yaml", values(run, **changes))
+    command = ["-m", "tests.pretrain.settings_of_a_run", str(found), "--config", str(config)]
+    end(start(command, 2))
+    assert json.loads(found.read_text()) == {"deterministic": True, "timeout_s": 450}
+    assert tiny.losses(run) == tiny.losses(uninterrupted)
