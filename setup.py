@@ -44,7 +44,7 @@ setup(
         "deepspeed>=0.19.4,<0.20",
         "ninja",  # builds DeepSpeed's communication op on CPU
         "peft>=0.18",
-        "torch>=2.11",
+        "torch>=2.11,<2.14",
         "transformers>=5.5,<6",
         "wandb>=0.20",
         # config and display

@@ -2,7 +2,8 @@
 
     python -m tests.pretrain.checkpoints.zero_worker TASK.json      (RANK, WORLD_SIZE, MASTER_PORT as a launcher sets them)
 
-Rank 0 writes TASK.pt: losses by step, and the fp32 weights and moments of every parameter as DeepSpeed
+Rank 0 writes TASK.pt: losses by step, loss scales (fp16), which part of the weights ZeRO++ kept on it for the
+backward pass of the last step, and the fp32 weights and moments of every parameter as DeepSpeed
 itself gives them, whole: when loaded, when last saved, and at the end.
 """
 
@@ -14,6 +15,7 @@ from typing import Any
 
 import deepspeed
 import torch
+from deepspeed.accelerator import get_accelerator
 from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -39,7 +41,12 @@ def settings_of(task: dict[str, Any]) -> dict[str, Any]:
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "bf16": {"enabled": precision == "bf16"},
-        "fp16": {"enabled": precision == "fp16", "initial_scale_power": 12},
+        # So small a window that the scale changes in a few steps.
+        "fp16": {
+            "enabled": precision == "fp16",
+            "initial_scale_power": 12,
+            "loss_scale_window": 2,
+        },
         "data_types": {"grad_accum_dtype": "fp32"},
     }
 
@@ -94,7 +101,17 @@ def whole_state(engine: Any, keys: list[str]) -> dict[str, dict[str, torch.Tenso
     }
 
 
+def share_for_backward(engine: Any) -> float:
+    """The part of the weights that ZeRO++ keeps here between the passes, beside ZeRO-3's own."""
+    weights = list(engine.module.parameters())
+    kept = [getattr(weight, "ds_secondary_tensor", None) for weight in weights]
+    whole = sum(getattr(weight, "ds_numel", weight.numel()) for weight in weights)
+    return sum(part.numel() for part in kept if part is not None) / whole
+
+
 def main(path: Path) -> None:
+    # DeepSpeed refuses fp16 on a CPU without instructions for it; torch computes it there all the same.
+    get_accelerator().is_fp16_supported = lambda: True
     task = json.loads(path.read_text())
     ranks = distributed.Ranks.from_environment()
     distributed.start(5)
@@ -113,6 +130,8 @@ def main(path: Path) -> None:
     keys = ["exp_avg"] if task.get("optimizer") == "lion" else ["exp_avg", "exp_avg_sq"]
     step = 0
     losses: dict[int, float] = {}
+    scales: dict[int, float] = {}  # each after its step
+    kept = 0.0
     states = {}
     if found:
         checkpoints.load(engine, found)
@@ -137,11 +156,15 @@ def main(path: Path) -> None:
                 step += 1
                 loss = loss_of(engine, step + task.get("read", 0), ranks.rank, ranks.world)
                 engine.backward(loss)
+                kept = share_for_backward(engine)
                 engine.step()
                 losses[step] = mean(loss, ranks.world)
+                if task.get("precision") == "fp16":
+                    scales[step] = engine.optimizer.loss_scaler.loss_scale
     states["end"] = whole_state(engine, keys)
     if ranks.first:
-        torch.save({"losses": losses, "said": said} | states, path.with_suffix(".pt"))
+        told = {"losses": losses, "scales": scales, "kept": kept, "said": said}
+        torch.save(told | states, path.with_suffix(".pt"))
     distributed.barrier()
     distributed.stop()
 

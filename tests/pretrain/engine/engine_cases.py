@@ -148,6 +148,9 @@ def train(case: Case, folder: Path) -> Outcome:
     engine.deepspeed.module.register_forward_hook(
         lambda module, *_: outcome["kept"].append(share_kept(module))
     )
+    # Before a forward pass: what is computed a second time ends where the last tensor needed is there.
+    attended: list[bool] = []
+    first_attention(engine).register_forward_pre_hook(lambda *_: attended.append(True))
     for step, rate in enumerate(islice(rates(), case.steps)):
         if step == case.resume_before:
             engine, outcome["resumed"] = resumed(engine, case, folder)
@@ -159,10 +162,16 @@ def train(case: Case, folder: Path) -> Outcome:
         except ProjectError as error:
             outcome["error"] = f"{type(error).__name__}: {error}"
             break
+    outcome["attended"] = len(attended)
     outcome["validation"] = engine.evaluate(share(99))
     outcome["counters"] = [engine.deepspeed.global_steps, engine.deepspeed.skipped_steps]
     engine.deepspeed.destroy()
     return outcome
+
+
+def first_attention(engine: Engine) -> torch.nn.Module:
+    named = engine.deepspeed.module.named_modules()
+    return next(module for name, module in named if name.endswith("attn"))
 
 
 def share_kept(module: torch.nn.Module) -> float:

@@ -27,6 +27,14 @@ RESUMED = Case("llama", accumulation=4, resume_before=2)
 OVERFLOW = Case(precision="fp16", scale_power=20, steps=5)
 AT_LOWEST = Case(precision="fp16", scale_power=24, lowest=True)
 EVALUATED = Case("llama", accumulation=4, evaluate_first=3)
+# With adapters, and without: with another case, the same but for the recomputing.
+RECOMPUTED = {
+    "adapters": (CHECKPOINTING, PLAIN),
+    "whole": (
+        replace(RESUMED, resume_before=None, checkpointing=True),
+        replace(RESUMED, resume_before=None),
+    ),
+}
 CASES = [
     *NO_NUMBER,
     *(replace(case, bad_before=None, bad="loss") for case in NO_NUMBER),
@@ -38,6 +46,7 @@ CASES = [
     OVERFLOW,
     AT_LOWEST,
     EVALUATED,
+    RECOMPUTED["whole"][0],
 ]
 
 
@@ -87,9 +96,15 @@ def test_a_step_that_is_no_number_is_left_out_whatever_precision_accumulation_an
         check_left_out(case, outcome, without[replace(case, bad_before=None, bad="loss")])
 
 
-def test_activation_checkpointing_with_adapters_changes_no_loss(outcomes):
+@pytest.mark.parametrize(("case", "without"), RECOMPUTED.values(), ids=RECOMPUTED)
+def test_activation_checkpointing_computes_layers_twice_and_changes_no_loss(
+    case, without, outcomes
+):
+    found, expected = outcomes[case], outcomes[without]
+    assert expected["attended"] == case.steps * case.accumulation
+    assert found["attended"] == 2 * expected["attended"]
     for key in ("steps", "validation"):
-        assert outcomes[CHECKPOINTING][key] == outcomes[PLAIN][key]
+        assert found[key] == expected[key]
 
 
 def test_the_z_term_is_reported_apart_and_trained_on(outcomes):

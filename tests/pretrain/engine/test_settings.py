@@ -185,12 +185,41 @@ def test_the_installed_deepspeed_has_the_defaults_that_were_looked_at():
         if section in classes:
             found[key] = classes[section].model_fields[name].default
         else:
-            prefix = "TORCH_AUTOCAST_" if section == "torch_autocast" else ""
-            found[key] = getattr(constants, f"{prefix}{name.upper()}_DEFAULT")
+            found[key] = getattr(constants, constant_of(key))
     assert found == NUMERIC_DEFAULTS
     # Two sections must have no key that nobody has looked at.
     for section in ("bf16", "fp16"):
         assert set(classes[section].model_fields) == set(TOP[section])
+
+
+def constant_of(key: str) -> str:
+    """Where DeepSpeed has the default of a key that is in no class of settings."""
+    section, _, name = key.rpartition(".")
+    prefix = "TORCH_AUTOCAST_" if section == "torch_autocast" else ""
+    return f"{prefix}{name.upper()}_DEFAULT"
+
+
+# What else has a default among DeepSpeed's constants, bf16's and fp16's apart, whose classes are looked at above.
+NO_NUMERICS = {
+    *("TRAIN_BATCH_SIZE", "TRAIN_MICRO_BATCH_SIZE_PER_GPU", "GRADIENT_ACCUMULATION_STEPS"),  # ours
+    *("OPTIMIZER_TYPE", "SCHEDULER_TYPE", "LEGACY_FUSION"),  # this trainer has its own
+    *("ZERO_ALLOW_UNTESTED_OPTIMIZER", "ZERO_FORCE_DS_CPU_OPTIMIZER", "DATALOADER_DROP_LAST"),
+    *("PARAM_DTYPE", "BUFFER_DTYPE"),  # None, as below: what the model has
+    *("CHECKPOINT_TAG_VALIDATION", "CHECKPOINT_PARALLEL_WRITE_PIPELINE_STAGE"),
+    *("LOAD_UNIVERSAL_CHECKPOINT", "USE_NODE_LOCAL_STORAGE_CHECKPOINT"),
+    *("STEPS_PER_PRINT", "WALL_CLOCK_BREAKDOWN", "MEMORY_BREAKDOWN", "DUMP_STATE", "LOG_LEVEL"),
+    *("DISABLE_PYTHON_GC", "USE_DATA_BEFORE_EXPERT_PARALLEL", "VOCABULARY_SIZE"),
+}
+
+
+def test_no_constant_of_the_installed_deepspeed_has_a_default_that_nobody_looked_at():
+    from deepspeed.runtime import constants
+
+    found = {name for name in vars(constants) if name.endswith("_DEFAULT")}
+    of_classes = {name for name in found if name.startswith(("BFLOAT16_", "FP16_"))}
+    looked_at = {constant_of(key) for key in NUMERIC_DEFAULTS}
+    assert found - of_classes - looked_at == {f"{name}_DEFAULT" for name in NO_NUMERICS}
+    assert constants.PARAM_DTYPE_DEFAULT is constants.BUFFER_DTYPE_DEFAULT is None
 
 
 # Of zero_optimization: old names, and what this trainer does not pass on.
