@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -28,6 +28,14 @@ def communication_op() -> None:
     command = "from pretrain.engine.communication_op import load_communication_op as load; load()"
     environment = os.environ | {"DS_ACCELERATOR": "cpu"}
     subprocess.run([sys.executable, "-c", command], cwd=ROOT, env=environment, check=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def commit(record_testsuite_property: Callable[[str, object], None]) -> None:
+    """In the file of --junitxml: what was tested, for docs/reliability.md."""
+    command = ["git", "describe", "--always", "--dirty"]
+    described = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    record_testsuite_property("commit", described.stdout.strip() or "unknown")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1,14 +1,15 @@
 """docs/reliability.md from the results of `make test-long`: what was tried, when, on which commit.
 
 python -m tests.reliability_page RESULTS.xml [MORE.xml ...] > docs/reliability.md
+
+Of a test that stands in several files the latest result counts.
 """
 
 import platform
-import subprocess
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from xml.etree import ElementTree
@@ -20,43 +21,64 @@ moved to other layouts and compared with plain PyTorch. This page is its last re
 """
 
 
+@dataclass(frozen=True)
+class Result:
+    """The last result of one test."""
+
+    module: str
+    promise: str
+    outcome: str
+    seconds: float
+    date: str
+    commit: str
+
+
 def page(results: Sequence[Path]) -> str:
-    """Markdown: the run's facts, then a table for each test module."""
-    suites = [next(ElementTree.parse(path).getroot().iter("testsuite")) for path in results]
-    modules: dict[str, list[str]] = defaultdict(list)
-    for case in (case for suite in suites for case in suite.iter("testcase")):
-        row = f"| {_sentence(case.get('name', ''))} | {_outcome(case)} | {float(case.get('time', 0)):.0f} |"
-        modules[case.get("classname", "").rpartition("tests.")[2]].append(row)
+    """Markdown: the facts of the runs, then a table for each test module."""
+    modules: dict[str, list[Result]] = defaultdict(list)
+    last = _last(results)
+    for result in last:
+        modules[result.module].append(result)
     tables = [
-        "\n".join(
-            [f"## {module}\n", "| promise | result | seconds |", "| --- | --- | --- |", *rows]
-        )
+        "\n".join([f"## {module}\n", "| promise | result | seconds | commit |", "| --- | --- | --- | --- |"]
+                  + [f"| {one.promise} | {one.outcome} | {one.seconds:.0f} | {one.commit} |" for one in rows])
         for module, rows in sorted(modules.items())
-    ]
-    return "\n".join([HEAD, _facts(suites), "", "\n\n".join(tables)]) + "\n"
+    ]  # fmt: skip
+    return "\n".join([HEAD, _facts(last), "", "\n\n".join(tables)]) + "\n"
 
 
-def _facts(suites: Sequence[ElementTree.Element]) -> str:
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
-    ).stdout.strip()
+def _last(results: Sequence[Path]) -> list[Result]:
+    suites = [next(ElementTree.parse(path).getroot().iter("testsuite")) for path in results]
+    found: dict[tuple[str, str], Result] = {}
+    for suite in sorted(suites, key=lambda suite: suite.get("timestamp", "")):
+        date = suite.get("timestamp", "")[:10]
+        commit = next(
+            one.get("value", "") for one in suite.iter("property") if one.get("name") == "commit"
+        )
+        for case in suite.iter("testcase"):
+            module, name = case.get("classname", ""), case.get("name", "")
+            found[module, name] = Result(
+                module.rpartition("tests.")[2],
+                name.removeprefix("test_").replace("_", " ").replace("|", "/"),
+                _outcome(case),
+                float(case.get("time", 0)),
+                date,
+                commit,
+            )
+    return list(found.values())
 
-    def total(key: str) -> float:
-        return sum(float(suite.get(key, 0)) for suite in suites)
 
-    failed, skipped = total("failures") + total("errors"), total("skipped")
-    passed = total("tests") - failed - skipped
+def _facts(results: Sequence[Result]) -> str:
+    counts = Counter(result.outcome.strip("*").partition(":")[0] for result in results)
     versions = ", ".join(
         f"{name} {version(name)}" for name in ("torch", "deepspeed", "transformers")
     )
+    dates = sorted({result.date for result in results})
     return (
-        f"{datetime.now(UTC):%Y-%m-%d}, commit {commit}, Python {platform.python_version()}, {versions}: "
-        f"{passed:.0f} passed, {failed:.0f} failed, {skipped:.0f} skipped, in {total('time') / 60:.0f} minutes."
+        f"{' to '.join(dates)}, Python {platform.python_version()}, {versions}: {counts['passed']} passed, "
+        f"{counts['failed']} failed, {counts['skipped']} skipped, "
+        f"{sum(result.seconds for result in results) / 60:.0f} minutes in all."
     )
-
-
-def _sentence(name: str) -> str:
-    return name.removeprefix("test_").replace("_", " ").replace("|", "/")
 
 
 def _outcome(case: ElementTree.Element) -> str:
