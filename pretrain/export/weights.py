@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig
+from transformers.initialization import no_init_weights
 from transformers.pytorch_utils import Conv1D
 
 from data_prep.errors import DataError
@@ -59,8 +60,10 @@ def model_weights(
 
 def meta_model(config: PretrainedConfig) -> Any:
     """The architecture without weights."""
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config)
+    # Not by from_config, which under ZeRO-3 would gather and initialise what is not there.
+    kind: Any = AutoModelForCausalLM._model_mapping[type(config)]
+    with torch.device("meta"), no_init_weights():
+        return kind(config)
 
 
 def write_adapter(

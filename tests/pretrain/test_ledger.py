@@ -17,7 +17,7 @@ from pretrain.ledger import (
     write_ledger,
 )
 from pretrain.tracing.trace import Trace
-from tests import tiny
+from tests import runs, tiny
 from tests.pretrain.conftest import PHASES
 from tests.runs import copy_up_to
 
@@ -190,6 +190,7 @@ def test_a_damaged_row_group_stops_a_run_or_is_left_out_as_the_config_says(
         assert (bad["source"], bad["group"]) == ("a", 1)
         losses[ranks] = list(tiny.losses(run).values())
         assert_trace_tells_what_metrics_tell(run)
+        assert_tokens_are_those_of_the_rows_that_were_read(run)
     assert losses[1] == pytest.approx(losses[2], rel=1e-4)
 
     # What was left out stays so after a resume, and in a run that is finished and moved.
@@ -200,3 +201,16 @@ def test_a_damaged_row_group_stops_a_run_or_is_left_out_as_the_config_says(
         assert told in again.stderr
         assert "left out from step" not in again.stderr
     assert list(tiny.losses(moved).values()) == losses[1]
+    assert_tokens_are_those_of_the_rows_that_were_read(moved)
+
+
+def assert_tokens_are_those_of_the_rows_that_were_read(run: Path) -> None:
+    length = 32  # of tiny.shard_set
+    read: Counter[str] = Counter()
+    steps = [line for line in runs.lines(run) if "loss" in line]
+    assert any(sum(line["rows"].values()) < 5 for line in steps)
+    for line in steps:
+        read.update(line["rows"])
+        rows = sum(line["rows"].values())
+        assert line["tokens_per_second"] == pytest.approx(rows * length / line["seconds"])
+        assert line["tokens"] == {name: read[name] * length for name in ("a", "b")}

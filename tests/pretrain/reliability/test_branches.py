@@ -1,12 +1,20 @@
 """A run that begins with another run's checkpoint, through the launcher: what it computes, and after a kill."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from data_prep.config_file import load_config, to_yaml
+from data_prep.errors import DataError
 from data_prep.shards.reader import ShardSet
+from pretrain.checkpoints.names import name_of
+from pretrain.config import RunConfig
+from pretrain.export.config import ExportConfig
+from pretrain.export.export import export
 from pretrain.order.order import Order, SourceRows
 from tests import runs, tiny
 from tests.pretrain.plain import documents_of_step, plain_losses
@@ -77,6 +85,31 @@ def test_a_branch_computes_what_plain_pytorch_does_that_never_stopped(
     found = tiny.losses(untouched)
     assert list(found) == list(range(1, AFTER + 1))
     assert list(found.values()) == pytest.approx(expected[BEFORE:], rel=2e-5)
+
+
+def test_before_training_a_branch_is_what_it_began_with_and_not_what_came_later(
+    source, untouched, tmp_path
+):
+    later, run = tmp_path / "source", tmp_path / "run"
+    shutil.copytree(source, later)
+    shutil.copytree(untouched, run)
+    shutil.copytree(
+        untouched / "checkpoints" / name_of(AFTER), later / "checkpoints" / name_of(AFTER)
+    )
+    config = load_config(RunConfig, run / "config.yaml")
+    branch = config.model.branch.model_copy(update={"run": later, "step": None})
+    model = config.model.model_copy(update={"branch": branch})
+    (run / "config.yaml").write_text(to_yaml(config.model_copy(update={"model": model})))
+    for place, step, output in ((run, 0, "began"), (source, BEFORE, "expected")):
+        export(ExportConfig(run=place, step=step, output=tmp_path / output))
+    began, expected = (
+        load_file(tmp_path / name / "model.safetensors") for name in ("began", "expected")
+    )
+    assert began.keys() == expected.keys()
+    assert all(torch.equal(began[name], expected[name]) for name in expected)
+    shutil.rmtree(later / "checkpoints" / name_of(BEFORE))
+    with pytest.raises(DataError, match="no longer has the checkpoint of step 4"):
+        export(ExportConfig(run=run, step=0, output=tmp_path / "again"))
 
 
 def test_a_branch_that_is_killed_goes_on_without_its_source(

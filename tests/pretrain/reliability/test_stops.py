@@ -56,3 +56,26 @@ def test_sigterm_in_any_phase_costs_nothing(phase, rank, uninterrupted, values, 
     ended = tiny.launch(config)
     assert ended.returncode == 0, ended.stderr[-3000:]
     assert tiny.losses(run) == tiny.losses(uninterrupted)
+    assert validated(run) == [0, 6, 12, 18, 24]
+
+
+def validated(run: Path) -> list[int]:
+    return [line["step"] for line in runs.lines(run) if "validation" in line]
+
+
+def test_a_signal_ends_a_validation_and_the_next_start_makes_up_for_it(values, tmp_path):
+    held_out = tiny.shard_set(tmp_path / "held-out", 3000, 5)  # seconds of validation
+    run = tmp_path / "run"
+    changes = CHANGES | {"data__validation": {"b": str(held_out)}, "training__steps": 12}
+    config = tiny.write_config(tmp_path / "run.yaml", values(run, phases=[], **changes))
+    process = runs.start(config)
+    tiny.wait_for(lambda: validating(run) or process.poll() is not None)
+    tiny.kill(tiny.rank_processes(config)[:1], signal.SIGTERM)
+    runs.end(process, config)
+    told = runs.status(run)
+    assert (told["state"], told["code"], told["step"]) == ("interrupted", 75, 6)
+    assert validated(run) == [0]
+    ended = tiny.launch(config)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    assert validated(run) == [0, 6, 12]
+    assert list(tiny.losses(run)) == list(range(1, 13))

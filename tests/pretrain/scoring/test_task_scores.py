@@ -15,7 +15,7 @@ from data_prep.errors import ConfigError
 from data_prep.shards.reader import ShardSet
 from pretrain.config import RunConfig, Tasks
 from pretrain.export.tokenizer_files import load_tokenizer, write_tokenizer
-from tests import tiny
+from tests import runs, tiny
 
 SCRIPT = Path(__file__).with_name("score_tasks_of_a_run.py")
 QUESTIONS = [
@@ -129,6 +129,25 @@ def test_the_engine_scores_tasks_as_the_exported_model_is_scored(ranks, folder, 
     assert all(part["answers"] == parts[0]["answers"] for part in parts)
     assert all(part["scores"] == {} for part in parts[1:])
     assert all(part["random state kept"] for part in parts)
+
+
+def test_scores_that_a_kill_prevented_are_made_up_for(folder, tmp_path):
+    values = yaml.safe_load((folder / "run.yaml").read_text())
+    values |= {"run": str(tmp_path / "run"), "checkpoint": {"every_steps": 5, "keep": 10}}
+    values["training"]["steps"] = 12
+    config = tiny.write_config(tmp_path / "run.yaml", values)
+    ended = tiny.run_alone(config)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    whole = [line for line in runs.lines(tmp_path / "run") if "tasks" in line]
+    assert [line["step"] for line in whole] == [5, 10]
+    killed = runs.copy_up_to(tmp_path / "run", tmp_path / "killed", 10)
+    lines = (killed / "metrics.jsonl").read_text().splitlines(keepends=True)
+    before = next(number for number, line in enumerate(lines) if json.loads(line) == whole[1])
+    assert json.loads(lines[before - 1])["event"] == "checkpoint"
+    (killed / "metrics.jsonl").write_text("".join(lines[:before]))
+    again = tiny.run_alone(config, "pretrain", "--run", str(killed))
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert [line for line in runs.lines(killed) if "tasks" in line] == whole
 
 
 def test_rows_are_put_together_the_same_way_everywhere_and_within_bounds():
