@@ -48,7 +48,9 @@ def load_config(model: type[Model], path: Path | None, overrides: Sequence[str] 
     pairs = parse_overrides(overrides)
     for key, value in pairs:
         _set(values, key, value)
-    return validate(model, values, str(path or "command line"), {key for key, _ in pairs})
+    if path is None:
+        return validate(model, values, "command line")
+    return validate(model, values, str(path), {key for key, _ in pairs})
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -72,16 +74,18 @@ def validate(
     model: type[Model], values: dict[str, Any], origin: str, overridden: Collection[str] = ()
 ) -> Model:
     """Check plain values against the config type; ConfigError lists every fault, with where its value is from:
-    `origin`, or the command line for keys in `overridden`."""
+    `origin`, the command line for keys in `overridden`, or both for a section with some of them."""
     try:
         return model.model_validate(values)
     except ValidationError as error:
         lines = []
         for fault in error.errors():
-            keys = [
-                ".".join(map(str, fault["loc"][:size])) for size in range(len(fault["loc"]) + 1)
-            ]
-            place = origin if set(keys).isdisjoint(overridden) else "command line"
+            at = ".".join(map(str, fault["loc"])) + "."
+            place = origin
+            if any(at.startswith(f"{key}.") for key in overridden):
+                place = "command line"
+            elif any(f"{key}.".startswith(at.lstrip(".")) for key in overridden):
+                place = f"{origin} with the command line"
             lines.append(f"{place}: {_describe(model, dict(fault))}")
         raise ConfigError("\n".join(lines)) from error
 

@@ -38,10 +38,11 @@ class FolderLock:
                 break
             except OSError:
                 if time.monotonic() >= deadline:
-                    told = f"waited {wait_s:.0f} s); stop it, or choose another folder"
-                    raise DataError(f"{self._holder()} ({told}") from None
+                    waited = f"(waited {wait_s:.0f} s)"
+                    cure = "stop it, or choose another folder"
+                    raise DataError(f"{self._holder()} {waited}; {cure}") from None
                 if not waiting:
-                    print(f"{self._holder()}: waiting {wait_s:.0f} s for it", file=sys.stderr)
+                    print(f"{self._holder()}: waiting, {wait_s:.0f} s at most", file=sys.stderr)
                     waiting = True
                 time.sleep(min(1.0, wait_s))
         stream.seek(0)

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from data_prep.config_file import load_config, split_command_line
 from data_prep.errors import ConfigError, exit_code, explain
+from data_prep.files import write_json
 from data_prep.lock import FolderLock
 from pretrain.config import RunConfig, decisive_settings
 from pretrain.interruption import Interruption
 from pretrain.quiet_libraries import prepare_libraries
 from pretrain.run_folder import (
     LOCK_WAIT_S,
+    STATUS,
     differences,
     read_status,
     refuse_changes,
@@ -48,6 +50,8 @@ def main(name: str, arguments: list[str]) -> int:
         if config.model.path is None or Path(config.model.path).is_dir():
             names_hub = config.tasks is not None and config.tasks.online
             os.environ.setdefault("HF_HUB_OFFLINE", str(int(not names_hub)))
+        if config.tasks and not config.tasks.online:
+            os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
         interruption = Interruption()
         interruption.install()
         from pretrain import slurm
@@ -136,13 +140,15 @@ def _explain(error: Exception) -> str | None:
 def _record_failure(
     config: RunConfig, error: Exception, message: str | None, before: dict[str, Any]
 ) -> None:
-    """Write down how the start has failed; a finished run whose start was refused stays finished."""
+    """Write down how the start has failed; a finished run that it added nothing to keeps its status."""
     # A full disk must not hide what has been said.
     with contextlib.suppress(OSError):
-        if before.get("state") == "done" and exit_code(error) == ConfigError.exit_code:
-            write_status(config.run, "done", before["step"], before["code"], before["reason"])
-            return
         step = read_status(config.run).get("step", 0)
+        if before.get("state") == "done" and step == before["step"]:
+            write_json(
+                config.run / STATUS, before
+            )  # as it was: a job's script sees that it did not start
+            return
         reason = message or f"{type(error).__name__}: {error}"
         write_status(config.run, "failed", step, exit_code(error), reason)
 

@@ -1,5 +1,5 @@
-"""Settings of libraries that must stand before they are imported: no network but what the config names,
-nothing said, on every rank, that nobody can act on."""
+"""Settings of libraries that must stand before they are imported: no telemetry, and nothing said, on every
+rank, that nobody can act on."""
 
 import logging
 import os

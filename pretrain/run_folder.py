@@ -14,7 +14,17 @@ from data_prep.errors import ConfigError, DataError
 from data_prep.files import read_json, write_json
 from data_prep.lock import identity
 
-DERIVED = ("order",)  # pretrain/plan.py: a hash of seed, shard sets, batch and the like
+STATUS = "status.json"
+# What makes another order of the data by itself, so that its hash need not be told as well.
+ORDERING = {
+    "bad row groups",
+    "data.shuffle_groups",
+    "phases",
+    "seed",
+    "shards",
+    "skips",
+    "training.global_batch",
+}
 LOCK_WAIT_S = 60.0  # ranks of a killed run may take this long to die
 
 
@@ -23,12 +33,12 @@ def write_status(
 ) -> None:
     """Record how the run stands; only the holder of the lock may call this."""
     about = {"state": state, "step": step, "code": code, "reason": reason, "time": time.time()}
-    write_json(folder / "status.json", about | identity())
+    write_json(folder / STATUS, about | identity())
 
 
 def read_status(folder: Path) -> dict[str, Any]:
     """The last status written, or {} where there is none; raises DataError where it is none."""
-    path = folder / "status.json"
+    path = folder / STATUS
     try:
         status = read_json(path)
     except FileNotFoundError:
@@ -46,10 +56,11 @@ def read_status(folder: Path) -> dict[str, Any]:
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """One line for each setting that changed; hashes that follow from others only where none did."""
-    keys = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
-    telling = [key for key in keys if key not in DERIVED] or keys
-    return [f"{key}: was {before.get(key)!r}, is {now.get(key)!r}" for key in telling]
+    """One line for each setting that changed; the order's hash only where nothing else explains it."""
+    keys = {key for key in before.keys() | now.keys() if before.get(key) != now.get(key)}
+    if keys & ORDERING:
+        keys.discard("order")
+    return [f"{key}: was {before.get(key)!r}, is {now.get(key)!r}" for key in sorted(keys)]
 
 
 def refuse_changes(changes: list[str], folder: Path) -> None:

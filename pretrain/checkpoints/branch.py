@@ -1,7 +1,7 @@
 """Beginning with another run's checkpoint, weights, moments and step counters: a branch, as annealing needs.
 
 The source is only read: it may still go on, on any number of ranks and with any ZeRO stage. Once the new
-run has saved, the source is not needed any more. Steps, schedule, data and seed are the new run's own.
+run has saved, the source is needed only to export what it began with. Steps, schedule, data and seed are the new run's own.
 """
 
 from pathlib import Path
@@ -54,15 +54,15 @@ def _candidates(branch: Branch) -> list[int]:
     if not wanted:
         there = f"there are {', '.join(map(str, reversed(steps)))}" if steps else "it has none yet"
         of_step = f" of step {branch.step}" if branch.step else ""
-        error = ConfigError if steps else DataError
-        raise error(f"model.branch: {branch.run} has no whole checkpoint{of_step}; {there}")
+        fault = ConfigError if steps else DataError
+        raise fault(f"model.branch: {branch.run} has no whole checkpoint{of_step}; {there}")
     return wanted
 
 
 def find_source(branch: Branch, ranks: "Ranks") -> tuple[Path, list[str]]:
     """The checkpoint to begin with, every file checked, and a line for each newer damaged one.
 
-    Called by all ranks together; DataError where none is whole.
+    Called by all ranks together; as check_branch, and DataError where none is whole.
     """
     from pretrain import distributed
     from pretrain.checkpoints.checkpoint import faults

@@ -72,7 +72,8 @@ class Checkpoints:
 
     def save(self, engine: Any, step: int, state: dict[str, Any], parameters: int) -> Path:
         """Write the checkpoint of `step`; `parameters`: how many are trained, for the space check."""
-        self._check_space(bytes_needed(parameters, self.layout))
+        told = "earlier checkpoints are whole, another may need"
+        self._check_space(bytes_needed(parameters, self.layout), told)
         final = self.folder / name_of(step)
         partial = self._hidden(final, "partial")
         if self.ranks.first:
@@ -139,13 +140,13 @@ class Checkpoints:
         with write_atomically(self.folder / "latest") as pointer:
             pointer.write_text(path.name + "\n")
 
-    def _check_space(self, needed: int) -> None:
+    def _check_space(self, needed: int, told: str) -> None:
         free = shutil.disk_usage(self.folder).free if self.ranks.first else 0
         free = distributed.from_first(free)
         if free < needed:
             raise ProjectError(
-                f"checkpoint: {self.folder} has {free / 1e9:.2f} GB free, a checkpoint may need "
-                f"{needed / 1e9:.2f} GB; earlier checkpoints are whole: free space and start again"
+                f"checkpoint: {self.folder} has {free / 1e9:.2f} GB free, {told} "
+                f"{needed / 1e9:.2f} GB: free space and start again"
             )
 
     # ---- finding ---------------------------------------------------------------------------
@@ -184,7 +185,7 @@ class Checkpoints:
             partial = self._hidden(path, "fetched.partial")
             about = (remote.names(step), remote.size(step)) if self.ranks.first else None
             names, size = distributed.from_first(about)
-            self._check_space(size)
+            self._check_space(size, f"the copy of step {step} in {remote.url} needs")
             for name in names[self.ranks.rank :: self.ranks.world]:
                 remote.fetch(step, name, partial)
             distributed.barrier()

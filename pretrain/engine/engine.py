@@ -127,8 +127,6 @@ class Engine:
 
     def _forward(self, tokens: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
         """What the model gives for logits."""
-        if not self._has_trained:
-            forget_order(self.deepspeed)
         # Positions stay on the CPU: the borders of documents are counted there.
         tokens = to_device(tokens, self.device)
         if self.sequence_parallel:
@@ -162,6 +160,9 @@ class Engine:
         start = time.perf_counter()
         engine, watch = self.deepspeed, Stopwatch(self.device)
         engine.train()
+        if not self._has_trained:
+            forget_order(engine)
+            self._has_trained = True
         # Dropout depends on seed, step and rank: the same again after a resume on as many ranks.
         torch.manual_seed(_seed_of(self.seed, step, self.ranks.rank))
         set_learning_rate(engine.optimizer, rate)
@@ -177,7 +178,6 @@ class Engine:
             engine.set_gradient_accumulation_boundary(batch is micro_batches[-1])
             with watch.part("forward"):
                 losses, _ = self.loss(batch)
-            self._has_trained = True
             loss = losses[0]
             sums += losses.detach()
             # A loss that is no number makes the gradient none, and DeepSpeed leaves the step out, on all

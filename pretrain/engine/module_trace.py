@@ -6,12 +6,17 @@ pass alone before the first step, as the start-up checks and the first validatio
 gave its weights back after the forward pass and gathered them once more for the backward pass.
 """
 
+import inspect
 from typing import Any
 
 
 def forget_order(engine: Any) -> None:
-    """Before a forward pass: it is recorded, and none before it counts. Nothing without ZeRO-3."""
+    """Before the first step: its order is recorded, and nothing that was before counts. Nothing without ZeRO-3."""
     offload = getattr(engine.optimizer, "parameter_offload", None)
-    coordinator = offload.get_param_coordinator() if offload else None
-    if coordinator is not None and not coordinator.is_invalid_trace():
+    if offload is None:
+        return
+    coordinator = offload.get_param_coordinator()
+    if not coordinator.is_invalid_trace():
         coordinator._invalidate_trace()
+    decorated = type(coordinator)._PartitionedParameterCoordinator__params_to_release
+    inspect.getclosurevars(decorated).nonlocals["func"].cache_clear()

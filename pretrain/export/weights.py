@@ -100,7 +100,8 @@ def _before_training(run: RunConfig, model: Any, shards: ShardSet) -> dict[str, 
                 f"step: {run.run} has no checkpoint yet, and with it no record of that of {branch.run} it "
                 "began with; export that run"
             )
-        state = read_json(run.run / "checkpoints" / name_of(own[0]) / STATE)
+        # The oldest: with accept_changes a later one may have been told another step.
+        state = read_json(run.run / "checkpoints" / name_of(own[-1]) / STATE)
         recorded = state["decisive"]["branch"]
         source = branch.run / "checkpoints" / name_of(recorded["step"])
         if not (source / MANIFEST).exists() or identity(source) != recorded:

@@ -47,6 +47,10 @@ def check_tasks(settings: Tasks) -> None:
             f"tasks.names: the data of {', '.join(settings.names)} cannot be had"
             f"{'' if settings.online else ' from the cache (tasks.online: true would fetch it)'}: {reason}"
         ) from error
+    import datasets
+
+    # From here on all ranks score what is there, whatever the hub has by then.
+    datasets.config.HF_HUB_OFFLINE = True
     for name, task in tasks.items():
         kind = task.get_config("output_type")
         if kind not in LIKELIHOODS:

@@ -15,6 +15,7 @@ from pretrain.watch.display import say
 
 METRICS = "metrics.jsonl"
 ROLLED_BACK = "metrics.rolled-back.jsonl"
+TAIL = 2**20  # bytes: hundreds of lines, and a step has a handful
 
 
 def roll_back(folder: Path, step: int) -> int:
@@ -42,15 +43,28 @@ def roll_back(folder: Path, step: int) -> int:
         if moved:
             with (folder / ROLLED_BACK).open("ab") as aside:
                 aside.writelines(moved)
+                aside.flush()
+                os.fsync(aside.fileno())
+        stream.truncate(kept)
         stream.seek(kept)
         stream.writelines(line for line in rest if not later(line))
-        stream.truncate()
     return len(moved)
 
 
 def read_metrics(folder: Path) -> Iterator[dict[str, Any]]:
     """The lines of a run's metrics.jsonl, one at a time: a month of them fills gigabytes."""
     return read_json_lines(folder / METRICS)
+
+
+def last_lines(folder: Path) -> Iterator[dict[str, Any]]:
+    """The whole lines at the end of metrics.jsonl, those of the last step at least."""
+    with (folder / METRICS).open("rb") as stream:
+        size = stream.seek(0, os.SEEK_END)
+        stream.seek(max(0, size - TAIL))
+        if size > TAIL:
+            stream.readline()  # the rest of a line
+        for line in stream:
+            yield json.loads(line)
 
 
 class Metrics:

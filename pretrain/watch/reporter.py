@@ -1,5 +1,6 @@
 """What a run tells of itself: metrics lines, status, progress, the report at its start."""
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -10,7 +11,7 @@ from pretrain.config import RunConfig
 from pretrain.ledger import Entry, as_json, write_ledger
 from pretrain.run_folder import write_status
 from pretrain.watch import display
-from pretrain.watch.metrics import Metrics, read_metrics, roll_back
+from pretrain.watch.metrics import Metrics, last_lines, roll_back
 
 
 class Reporter:
@@ -61,10 +62,10 @@ class Reporter:
             yield
 
     def told(self, step: int) -> set[str]:
-        """The keys of all lines of `step` so far, on the rank that speaks."""
+        """The keys of all lines of `step`, the last one so far, on the rank that speaks."""
         if not self.speaks:
             return set()
-        return {key for line in read_metrics(self.folder) if line["step"] == step for key in line}
+        return {key for line in last_lines(self.folder) if line["step"] == step for key in line}
 
     def write(self, line: dict[str, Any]) -> None:
         """A line of metrics.jsonl; `step` is in it."""
@@ -115,11 +116,11 @@ class Reporter:
         if self.speaks:
             write_status(self.folder, "running", step)
         self.say(f"step {step}  checkpoint {name} ({seconds:.1f} s)")
-        minutes, limit = 3 * seconds / 60, self.config.timeout_minutes
-        if minutes > limit:
+        limit = self.config.timeout_minutes
+        if 3 * seconds > limit * 60:
             self.say(
                 f"warning: ranks wait for each other while saving, at most timeout_minutes ({limit:g}); raise it "
-                f"to {minutes:.0f}, three times what this took"
+                f"to {math.ceil(3 * seconds / 60)}, three times what this took"
             )
 
     def finish(self, state: str, step: int, code: int, reason: str) -> None:

@@ -1,5 +1,6 @@
 """What a run says of itself before its first step."""
 
+import math
 import shutil
 from dataclasses import dataclass
 from typing import Any
@@ -115,29 +116,30 @@ def report_warnings(
             f"{built.device_memory / 1e9:.0f} GB; more ranks, a smaller training.micro_batch, "
             "training.activation_checkpointing or configs/deepspeed/zero3-offload.json need less"
         )
-    tokens = plan.order.global_batch_at(step) * plan.manifest.sequence_length
+    length = plan.manifest.sequence_length
+    tokens = plan.order.global_batch_at(step) * length
     goes_on = config.model.config is None and not plan.manifest.has_loss_mask
     if goes_on and tokens < LEAST_BATCH_TOKENS:
         lines.append(
             f"warning: {tokens:,} tokens a step are few to go on with a model, which may forget what it "
-            f"knew; raise training.global_batch to {-(-LEAST_BATCH_TOKENS // plan.manifest.sequence_length):,} "
+            f"knew; raise training.global_batch to {math.ceil(LEAST_BATCH_TOKENS / length):,} "
             f"sequences ({LEAST_BATCH_TOKENS:,} tokens), or watch a validation set of general text"
         )
     batch, there = plan.order.global_batch_at(step), sum(map(rows_of_epoch, plan.train.values()))
     if batch > there:
         lines.append(
-            f"warning: a step reads {batch:,} sequences, and data.train has {there:,}: each is read several "
-            "times a step; lower training.global_batch, or give more"
+            f"warning: a step reads {batch:,} sequences, and data.train has {there:,}: some are read more than "
+            "once; lower training.global_batch, or give more"
         )
     zero = plan.deepspeed_settings["zero_optimization"]
     hpz = zero.get("zero_hpz_partition_size", 1)
-    if hpz > 1 and hpz >= ranks:
+    if hpz >= ranks > 1:
         lines.append(
             f"warning: zero_hpz_partition_size is {hpz}, and there are {ranks} ranks: plain ZeRO-3, with a second "
             "copy of the weights; set it to the GPUs of a node, or take zero3.json"
         )
     lines += [
-        f"warning: phases[{place}].from_step is {phase.from_step}, and the run ends after {plan.steps} steps: "
+        f"warning: phases.{place}.from_step is {phase.from_step}, and the run ends after {plan.steps} steps: "
         "that phase never begins"
         for place, phase in enumerate(config.phases)
         if phase.from_step >= plan.steps
@@ -148,8 +150,8 @@ def report_warnings(
             f"warning: guard.hang_minutes is {hang:g}, but a collective operation fails after "
             f"timeout_minutes, {config.timeout_minutes:g}: without stacks and as an error; make it the larger"
         )
-    if built.device_memory is not None and built.attention not in BY_BORDERS:
-        length = plan.manifest.sequence_length
+    masked = config.data.attention == "document" or built.attention == "eager"
+    if built.device_memory is not None and built.attention not in BY_BORDERS and masked:
         lines.append(
             f"warning: attention by {built.attention} makes a mask of {length} x {length} for each sequence; "
             "model.implementation: varlen needs none, or says what is in its way"

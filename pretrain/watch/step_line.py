@@ -28,8 +28,8 @@ def step_line(
     """The line of the step that made `step` completed ones.
 
     rate: learning rate. waited: seconds for all ranks' data, before the step. trained_tokens: of this step,
-    total_tokens: of all. rows: of each source in this batch, sequences: in all so far. memory: bytes at the peak, of rank 0. overflows:
-    steps so far that fp16's loss scaling left out.
+    total_tokens: of all. rows: of each source in this batch, sequences: in all so far. memory: bytes at the
+    peak, of rank 0. overflows: steps so far that fp16's loss scaling left out.
     """
     length = plan.manifest.sequence_length
     seconds = result.seconds + waited

@@ -19,6 +19,7 @@ from data_prep.errors import ConfigError
 from launch.evaluate import EvaluateConfig
 from launch.report import ReportConfig
 from pretrain.config import RunConfig
+from tests import tiny
 from tests.tiny import ROOT
 
 
@@ -64,6 +65,23 @@ def test_overrides_win_over_the_file_and_are_written_as_in_yaml(tmp_path):
     overrides = ["--inner.length", "7", "--inner.rate=1e-3", "--many", "{b: {length: 9}}"]
     config = load_config(Outer, path, overrides)
     assert (config.inner.length, config.inner.rate, config.many["b"].length) == (7, 1e-3, 9)
+
+
+def test_a_fault_is_told_with_where_its_value_is_from(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(to_yaml(RunConfig.model_validate(tiny.run_config(tmp_path, {"a": tmp_path}))))
+    values = yaml.safe_load(path.read_text()) | {"seed": "none"}
+    path.write_text(yaml.safe_dump(values))
+    overrides = ["--optimizer.learning_rte", "1", "--training.epochs", "1"]
+    with pytest.raises(ConfigError) as caught:
+        load_config(RunConfig, path, overrides)
+    lines = str(caught.value).splitlines()
+    assert sorted(line.partition(": ")[0] for line in lines) == [
+        str(path),
+        f"{path} with the command line",
+        "command line",
+    ]
+    assert any("command line: optimizer.learning_rte: unknown key" in line for line in lines)
 
 
 @pytest.mark.parametrize("arguments", [["stray"], ["--inner.length"], ["--inner.length", "{"]])

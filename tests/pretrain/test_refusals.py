@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -38,6 +39,16 @@ def test_all_faults_of_a_config_are_told_at_once_before_torch_is_imported(values
     assert "training.steps:" in message
     assert "'many'" in message
     assert not (tmp_path / "run").exists()
+
+
+def test_a_port_that_is_taken_is_named_with_what_gives_another(values, tmp_path):
+    config = tiny.write_config(tmp_path / "run.yaml", values(tmp_path / "run"))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        ended = tiny.run_alone(config, "pretrain", MASTER_PORT=port)
+    message = refused(ended, 1)
+    assert f"the process group: port {port} is taken" in message
+    assert "MASTER_PORT=PORT" in message
 
 
 def test_more_ranks_than_sequences_in_a_step_are_refused(values, tmp_path):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pretrain.slurm import verdict
 from tests import tiny
 from tests.pretrain.conftest import STEPS
 from tests.runs import last_step, start, status
@@ -39,9 +40,15 @@ def test_a_rank_killed_in_mid_run_costs_nothing_but_time(config, uninterrupted, 
     assert again.returncode == 0
     assert "is finished" in again.stderr
 
+    done = status(run)
     other = tiny.run_alone(config, "pretrain", "--optimizer.learning_rate", "2e-5")
     assert other.returncode == 2  # not taken for the run that is finished
     assert "optimizer.learning_rate: was 0.001, is 2e-05" in other.stderr
+    changes = ["--optimizer.learning_rate", "2e-5", "--training.steps", "30"]
+    longer = tiny.run_alone(config, "pretrain", *changes)
+    assert longer.returncode == 2
+    assert status(run) == done  # and a job's script does not take it for this start's
+    assert verdict(done, status(run), "8", 2) == (2, "did not start")
 
 
 @pytest.mark.parametrize(

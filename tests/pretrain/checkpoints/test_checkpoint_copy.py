@@ -99,7 +99,7 @@ def test_a_copy_that_does_not_fit_is_not_begun(url, folder, tmp_path, alone, mon
     checkpoints = Checkpoints(lost, alone, LAYOUT, keep=2, copy_to=url)
     checkpoints.prepare()
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=size - 1))
-    with pytest.raises(ProjectError, match=r"has 0\.00 GB free, a checkpoint may need"):
+    with pytest.raises(ProjectError, match=r"has 0\.00 GB free, the copy of step 5 in .* needs"):
         checkpoints.newest()
     assert list(lost.iterdir()) == []
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=size))

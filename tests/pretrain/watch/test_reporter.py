@@ -1,6 +1,7 @@
 """What a run leaves in its folder while it goes on, and when it goes back."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,24 @@ def test_new_entries_of_the_ledger_stand_in_it_and_among_the_metrics(tmp_path, r
     reporter.ledger([PhaseEntry(0, {"a": 1}, 4), skip], [skip])
     assert read_ledger(tmp_path)[-1] == skip
     assert lines(tmp_path)[-1] == {"event": "skip", "step": 4, "steps": 2, "reason": skip.reason}
+
+
+def test_a_save_that_nearly_took_too_long_is_warned_of(reporter, capfd):
+    minutes = reporter.config.timeout_minutes
+    reporter.saved(1, "step-1", minutes * 60 / 3)
+    assert "warning" not in capfd.readouterr().err
+    reporter.saved(2, "step-2", minutes * 60 / 3 + 1)
+    assert f"raise it to {math.ceil(minutes) + 1}, three times" in " ".join(
+        capfd.readouterr().err.split()
+    )
+
+
+def test_only_the_lines_of_the_last_step_are_looked_for_at_the_end(tmp_path, reporter):
+    for step in range(3000):
+        reporter.write({"step": step, "loss": 1.0, "text": "x" * 1000})
+    reporter.validation(2999, {"a": {"loss": 1.0}})
+    assert reporter.told(2999) == {"step", "loss", "text", "validation"}
+    assert reporter.told(3000) == set()
 
 
 def test_another_rank_says_nothing(tmp_path, capfd):

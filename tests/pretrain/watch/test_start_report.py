@@ -124,7 +124,7 @@ def test_a_phase_that_never_begins_is_warned_of(tmp_path, sets):
     ]
     config, plan = planned(tmp_path, sets, phases=phases)
     (line,) = report_warnings(config, plan, built(config, plan), 2, 0)
-    assert line.startswith(f"warning: phases[1].from_step is {plan.steps}, and the run ends")
+    assert line.startswith(f"warning: phases.1.from_step is {plan.steps}, and the run ends")
 
 
 def test_a_mask_on_a_gpu_is_warned_of(tmp_path, sets):
@@ -135,6 +135,8 @@ def test_a_mask_on_a_gpu_is_warned_of(tmp_path, sets):
     assert (
         report_warnings(config, plan, built(config, plan, attention="varlen", **card), 2, 0) == []
     )
+    config, plan = planned(tmp_path, sets, data__attention="sequence")
+    assert report_warnings(config, plan, built(config, plan, attention="sdpa", **card), 2, 0) == []
 
 
 def test_a_card_of_unknown_peak_is_named_once(tmp_path, sets):
