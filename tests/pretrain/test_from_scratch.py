@@ -61,6 +61,7 @@ def test_minutes_save_as_well_as_steps(run):
     assert (run / "checkpoints/latest").read_text() == "step-00000008\n"
 
 
+@pytest.mark.long
 def test_a_resume_draws_the_same_dropout_in_bf16(run, values, sets, tmp_path):
     again = tmp_path / "run"
     shutil.copytree(run, again)

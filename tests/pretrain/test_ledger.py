@@ -110,6 +110,7 @@ def test_the_trace_of_a_run_tells_what_its_metrics_tell(uninterrupted):
     assert_trace_tells_what_metrics_tell(uninterrupted)
 
 
+@pytest.mark.long
 def test_what_is_to_come_may_change_and_what_was_may_not(uninterrupted, values, tmp_path):
     run = copy_up_to(uninterrupted, tmp_path / "run", 10)
     later = [PHASES[0], {"from_step": 12, "weights": {"b": 1}}]
@@ -167,6 +168,7 @@ def damaged(sets, tmp_path_factory) -> dict[str, str]:
     return {"a": str(folder / "a"), "b": str(sets["b"])}
 
 
+@pytest.mark.long
 def test_a_damaged_row_group_stops_a_run_or_is_left_out_as_the_config_says(
     damaged, values, tmp_path
 ):

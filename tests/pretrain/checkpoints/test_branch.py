@@ -44,7 +44,8 @@ def config(run: Path, source: Path, step: int | None = None, **changes: Any) -> 
     return RunConfig.model_validate(values)
 
 
-@pytest.mark.parametrize("zero", [{"stage": 1}, pytest.param(STAGE3, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("zero", [{"stage": 1}, STAGE3])
 def test_a_branch_does_what_the_run_itself_would_do_on_the_same_data(source, zero, tmp_path):
     """The branch begins on one rank with a model of another seed; its step 1 reads what step 4 read."""
     branch = {"run": str(source), "step": 3}

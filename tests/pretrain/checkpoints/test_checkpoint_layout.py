@@ -54,6 +54,7 @@ def check(
     return before, after
 
 
+@pytest.mark.long
 def test_stage_3_on_two_ranks_goes_on_as_stage_1_on_one_and_back(tmp_path):
     here, there = LAYOUTS["stage 3 on 2"], LAYOUTS["stage 1 on 1"]
     before = zero_runs.run(tmp_path, "before", do=[3, "save", 3], **here)

@@ -131,6 +131,18 @@ def test_the_engine_scores_tasks_as_the_exported_model_is_scored(ranks, folder, 
     assert all(part["random state kept"] for part in parts)
 
 
+def test_a_run_under_zero_3_scores_its_tasks(folder, tmp_path):
+    values = yaml.safe_load((folder / "run.yaml").read_text()) | {"run": str(tmp_path / "run")}
+    values["training"]["steps"] = values["tasks"]["every_steps"] = 2
+    ended = tiny.run_alone(tiny.write_config(tmp_path / "run.yaml", values))
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    (line,) = [line for line in runs.lines(tmp_path / "run") if "tasks" in line]
+    assert line["step"] == 2
+    assert line["tasks"].keys() == {"tiny_qa", "tiny_rolling"}
+    assert 0 <= line["tasks"]["tiny_qa"]["acc"] <= 1
+
+
+@pytest.mark.long
 def test_scores_that_a_kill_prevented_are_made_up_for(folder, tmp_path):
     values = yaml.safe_load((folder / "run.yaml").read_text())
     values |= {"run": str(tmp_path / "run"), "checkpoint": {"every_steps": 5, "keep": 10}}
