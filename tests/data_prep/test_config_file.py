@@ -20,7 +20,6 @@ from launch.evaluate import EvaluateConfig
 from launch.report import ReportConfig
 from pretrain.config import RunConfig
 from tests import tiny
-from tests.tiny import ROOT
 
 
 class Inner(Section):
@@ -131,7 +130,7 @@ def test_the_launchers_local_rank_is_no_override():
 
 
 def test_a_resolved_config_reads_back_as_itself(tmp_path):
-    config = load_config(RunConfig, ROOT / "configs/recipe/demo-pretrain.yaml")
+    config = load_config(RunConfig, tiny.ROOT / "configs/recipe/demo-pretrain.yaml")
     assert load_config(RunConfig, write(tmp_path, to_yaml(config))) == config
 
 
@@ -143,9 +142,11 @@ TYPES = {
 }
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "path", sorted((tiny.ROOT / "configs").rglob("*.yaml")), ids=lambda p: p.name
+)
 def test_every_shipped_config_is_valid(path):
     config = load_config(TYPES[path.parent.name], path)
     assert yaml.safe_load(path.read_text())
     if isinstance(config, RunConfig):
-        assert (ROOT / config.deepspeed).is_file()
+        assert (tiny.ROOT / config.deepspeed).is_file()
